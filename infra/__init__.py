@@ -1,0 +1,1 @@
+"""Where nwc runs: object stores and the Ray runtime."""

@@ -1,0 +1,1 @@
+"""Object stores, one per file, registered by URI scheme."""

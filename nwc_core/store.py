@@ -1,0 +1,79 @@
+"""What nwc asks of an object store, and how a URI finds one.
+
+The core never imports a store: packages register theirs under the entry-point group ``nwc.stores``, named by URI
+scheme, and one is loaded when a URI first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from nwc_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One listed object: `key` relative to the store's root with "/" between parts, `size` in bytes."""
+
+    key: str
+    size: int
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A flat set of immutable byte objects under one root URI. Keys are relative to the root, parts joined by "/".
+
+    All methods raise NotFoundError, PermissionDeniedError, AlreadyExistsError or their base StoreError, naming the key.
+    A store is thread-safe. It can be pickled: a worker process rebuilds its connections for itself.
+    """
+
+    uri: str
+
+    def size(self, key: str) -> int:
+        """Size of an object in bytes."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        ...
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), exactly stop - start of them; fewer in the object is a StoreError."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with prefix, in key order. A missing root lists nothing."""
+        ...
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write atomically: a reader sees all of it or none. May replace an object."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
+        """Write atomically only if absent, else AlreadyExistsError; of many racing writers exactly one wins."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is no error."""
+        ...
+
+
+def open_store(uri: str | Path | Store) -> Store:
+    """The store behind a URI ("s3://bucket/prefix", "file:///folder") or a local path.
+
+    Raises:
+        UsageError: no store is registered for the URI's scheme.
+    """
+    if not isinstance(uri, str | Path):
+        return uri
+    text = str(uri)
+    scheme = text.split("://", 1)[0] if "://" in text else "file"
+    found = {point.name: point for point in entry_points(group="nwc.stores")}
+    if scheme not in found:
+        raise UsageError(f"{text}: no store is registered for {scheme}://; known schemes: {', '.join(sorted(found))}")
+    store: Store = found[scheme].load()(text)
+    return store

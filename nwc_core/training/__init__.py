@@ -1,0 +1,1 @@
+"""Training of codecs on datasets of weights."""

@@ -1,0 +1,1 @@
+"""What users run: plan, compress, verify, decompress, inspect, train, and the command line."""
