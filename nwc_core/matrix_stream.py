@@ -1,0 +1,168 @@
+"""One coded matrix [m, n] as bytes.
+
+    u8      shape of the prior's tables
+    u8      log2 of the number of trellis states
+    u8      transform, 0 is the identity
+    u8      scan: 0 along rows, 1 down columns
+    u8      lanes
+    f32     step
+    vector  row step exponents, then column step exponents (eighths of an octave)
+    scales  see `nwc_core.scales`
+    varint  outer lines (rows or columns, as scanned) in a segment
+    sizes of every segment: varint words, varint escapes
+    segments: states, words, escapes
+
+A segment is decoded on its own: its trellis starts in state 0. Vectors and segments: `nwc_core.intvector`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nwc_core import intvector, steps
+from nwc_core.prior import Prior
+from nwc_core.rans import MAX_LANES, Segment, decode_segment
+from nwc_core.scales import Scales
+from nwc_core.transform import MAX_STEP_RANGE, synthesise
+from nwc_core.trellis import STATES, transitions
+from nwc_core.wire import ByteReader, ByteWriter
+
+Transforms = list[npt.NDArray[np.int16]]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class MatrixHeader:
+    """Everything that is known before a weight is decoded. Row steps are step * 2^(exponent / 8); so are columns'."""
+
+    m: int
+    n: int
+    shape: int
+    n_states: int
+    transform: int
+    by_columns: bool
+    lanes: int
+    step: np.float32
+    row_exponent: npt.NDArray[np.int32]
+    column_exponent: npt.NDArray[np.int32]
+    scales: Scales
+    lines: int
+
+    @property
+    def outer(self) -> int:
+        """How many lines the scan goes through."""
+        return self.n if self.by_columns else self.m
+
+    def segments(self) -> list[tuple[int, int]]:
+        """Outer lines [first, last) of each segment."""
+        return [(first, min(first + self.lines, self.outer)) for first in range(0, self.outer, self.lines)]
+
+    def row_step(self) -> npt.NDArray[np.float32]:
+        """[m] step of each row."""
+        return self.step * steps.power(self.row_exponent)
+
+    def write(self, out: ByteWriter, prior: Prior) -> None:
+        out.u8(self.shape)
+        out.u8(self.n_states.bit_length() - 1)
+        out.u8(self.transform)
+        out.u8(int(self.by_columns))
+        out.u8(self.lanes)
+        out.f32(float(self.step))
+        intvector.write(out, self.row_exponent.astype(np.int64), prior)
+        intvector.write(out, self.column_exponent.astype(np.int64), prior)
+        self.scales.write(out, prior)
+        out.varint(self.lines)
+
+    @classmethod
+    def read(cls, reader: ByteReader, m: int, n: int, prior: Prior, transforms: Transforms) -> MatrixHeader:
+        shape, states, transform, scan, lanes, step = *(reader.u8() for _ in range(5)), reader.f32()
+        if shape >= prior.shapes:
+            raise reader.fail(f"shape {shape}", f"below {prior.shapes}, which this codec has")
+        if states > 8 or 1 << states not in STATES:
+            raise reader.fail(f"2^{states} trellis states", f"one of {', '.join(map(str, STATES))}")
+        if transform > len(transforms) or (transform and n % transforms[transform - 1].shape[0]):
+            raise reader.fail(
+                f"transform {transform} for {n} columns", f"one of this codec's {len(transforms)} that fits"
+            )
+        if scan > 1 or not 1 <= lanes <= MAX_LANES:
+            raise reader.fail(f"scan {scan}, {lanes} lanes", f"scan 0 or 1, 1 to {MAX_LANES} lanes")
+        if not (math.isfinite(step) and steps.MIN_STEP <= step <= steps.MAX_STEP):
+            raise reader.fail(f"step {step}", f"between {steps.MIN_STEP} and {steps.MAX_STEP}")
+        exponents = [
+            intvector.read(reader, size, prior, what) for size, what in ((m, "row steps"), (n, "column steps"))
+        ]
+        if any(np.abs(exponent).max(initial=0) > steps.MAX_EXPONENT for exponent in exponents):
+            raise reader.fail("a step exponent out of range", f"at most {steps.MAX_EXPONENT} either way")
+        if transform and np.ptp(exponents[1]) > MAX_STEP_RANGE:
+            raise reader.fail(
+                "column steps too far apart for a transform", f"at most {MAX_STEP_RANGE} eighths of an octave"
+            )
+        scales = Scales.read(reader, m, n, prior)
+        lines = reader.varint()
+        if lines == 0:
+            raise reader.fail("segments of no lines", "at least one line")
+        return cls(m, n, shape, 1 << states, transform, bool(scan), lanes, np.float32(step), *exponents, scales, lines)
+
+
+@dataclass(frozen=True)
+class MatrixStream:
+    """A header and its coded segments."""
+
+    header: MatrixHeader
+    segments: list[Segment]
+
+    def write(self, out: ByteWriter, prior: Prior) -> int:
+        """Append the stream; returns how many of its bytes are not coded weights."""
+        before = len(out)
+        self.header.write(out, prior)
+        for segment in self.segments:
+            intvector.write_segment_sizes(out, segment)
+        side = len(out) - before
+        for segment in self.segments:
+            intvector.write_segment(out, segment)
+        return side
+
+    @classmethod
+    def read(cls, reader: ByteReader, m: int, n: int, prior: Prior, transforms: Transforms) -> MatrixStream:
+        header = MatrixHeader.read(reader, m, n, prior, transforms)
+        inner = m if header.by_columns else n
+        sizes = [intvector.read_segment_sizes(reader, (last - first) * inner) for first, last in header.segments()]
+        return cls(header, [intvector.read_segment(reader, header.lanes, *size) for size in sizes])
+
+    def points(self, prior: Prior, where: str, threads: int = 1) -> npt.NDArray[np.int32]:
+        """[m, n] quantisation points; segments are decoded on `threads` threads."""
+        header, tables = self.header, prior.tables[self.header.shape]
+        tables.symbol  # noqa: B018  built once here, not by every thread
+        spans = header.segments()
+
+        def decode(index: int) -> npt.NDArray[np.int32]:
+            level = header.scales.levels(*spans[index], header.by_columns)
+            return decode_segment(self.segments[index], level, transitions(header.n_states), tables, where)
+
+        flat = np.concatenate(map_threads(decode, range(len(spans)), threads))
+        return (
+            np.ascontiguousarray(flat.reshape(header.n, header.m).T)
+            if header.by_columns
+            else flat.reshape(header.m, header.n)
+        )
+
+    def weights(self, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> npt.NDArray[np.float32]:
+        """[m, n] decoded weights."""
+        header = self.header
+        transform = transforms[header.transform - 1] if header.transform else None
+        return synthesise(self.points(prior, where, threads), header.row_step(), header.column_exponent, transform)
+
+
+def map_threads(function: Callable[[int], _T], indices: range, threads: int) -> list[_T]:
+    """[function(i) for i in indices] on several threads; the kernels underneath release the interpreter lock."""
+    if threads == 1 or len(indices) == 1:
+        return [function(index) for index in indices]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, indices))
