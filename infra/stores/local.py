@@ -1,0 +1,276 @@
+"""A folder as an object store.
+
+Promises: a reader sees an object whole or not at all; create-if-absent has exactly one winner, also between processes;
+what was reported written survives a power cut; a failed write leaves nothing behind; no key and no symbolic link
+reads or writes outside of the folder. POSIX file systems with hard links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from nwc_infra.stores.keys import key_fault
+
+from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError, UsageError
+from nwc_core.store import ObjectInfo
+
+SCHEME = "file://"
+TEMPORARY_PREFIX = ".nwc-tmp-"  # unfinished writes; never listed, never a key
+
+_NO_HARD_LINKS = "the file system has no hard links, which writing without overwriting needs"
+_REASONS: dict[int, tuple[type[StoreError], str]] = {
+    errno.ENOENT: (NotFoundError, "no such object"),
+    errno.EACCES: (PermissionDeniedError, "permission denied"),
+    errno.EPERM: (PermissionDeniedError, "operation not permitted"),
+    errno.EROFS: (PermissionDeniedError, "the file system is read-only"),
+    errno.ENOSPC: (StoreError, "no space left on the device"),
+    errno.EDQUOT: (StoreError, "the disk quota is used up"),
+    errno.EFBIG: (StoreError, "larger than the file system or the process limit allows"),
+    errno.EISDIR: (StoreError, "a folder of that name is in the way"),
+    errno.ENOTDIR: (StoreError, "an object is in the way, where a folder is needed"),
+    errno.EEXIST: (StoreError, "an object is in the way, where a folder is needed"),
+    errno.ENAMETOOLONG: (StoreError, "the name is longer than the file system allows"),
+    errno.ELOOP: (StoreError, "a symbolic link leads to itself"),
+}
+
+
+class LocalStore:
+    """A store of the files below one folder, which need not exist before the first write.
+
+    Args:
+        uri: "file:///folder", "file://folder", "/folder" or "folder", taken literally: no "~", no %-escapes.
+
+    Attributes:
+        uri: "file://" and the absolute path.
+        path: the folder, absolute.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri).removeprefix(SCHEME)
+        if not text or "://" in text or "\0" in text:
+            raise UsageError(f"{uri!s}: not a local folder; wanted file:///folder or a path")
+        self.path = Path(os.path.abspath(text))  # noqa: PTH100  (Path.absolute would keep ".." in the URI)
+        self.uri = f"{SCHEME}{self.path}"
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.uri!r})"
+
+    def size(self, key: str) -> int:
+        """Size of an object in bytes."""
+        with self._open(key) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        with self._open(key) as file:
+            return file.read()
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), all of them.
+
+        Raises:
+            StoreError: the object ends before `stop`, or the range is none.
+        """
+        with self._open(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not 0 <= start <= stop <= size:  # before reading: a lying range must not cost memory
+                raise StoreError(self._full(key), f"wanted bytes [{start}, {stop}), found {size} bytes")
+            file.seek(start)
+            data = file.read(stop - start)
+            if len(data) != stop - start:
+                raise StoreError(self._full(key), f"wanted {stop - start} bytes at {start}, found {len(data)}")
+            return data
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with prefix, in key order; nothing if the folder is missing.
+
+        A link that cannot be read as an object (it leads out of the folder, to a folder, or nowhere) is listed with
+        the size of the link itself: whoever wants it meets the refusal, and nothing is missing without a word.
+        """
+        pending = [
+            ""
+        ]  # keys still to visit, last first; folders end with "/". No recursion: folders nest without limit
+        while pending:
+            key = pending.pop()
+            if key == "" or key.endswith("/"):
+                if key.startswith(prefix) or prefix.startswith(key):
+                    pending += self._children(key)
+            elif key.startswith(prefix) and (info := self._info(key)):
+                yield info
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object, atomically; replaces one that is there."""
+        with self._written(key, data) as (temporary, target):
+            temporary.replace(target)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
+        """Write an object, atomically, only if absent.
+
+        Raises:
+            AlreadyExistsError: something has that key; it was not touched.
+        """
+        with self._plain_words(key):
+            if os.path.lexists(self._place(key)):  # spares writing gigabytes first; the link below decides a race
+                raise AlreadyExistsError(self._full(key), "already exists")
+        with self._written(key, data) as (temporary, target):
+            try:
+                os.link(temporary, target)
+            except FileExistsError as error:
+                raise AlreadyExistsError(self._full(key), "already exists") from error
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                    raise StoreError(self._full(key), _NO_HARD_LINKS) from error
+                raise
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is no error."""
+        with self._plain_words(key):
+            path = self._place(key)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if not stat.S_ISDIR(path.lstat().st_mode):  # a folder is no object: nothing of that name to remove
+                    path.unlink()
+                    _sync_folder(path.parent)
+
+    def _full(self, key: str) -> str:
+        return f"{self.uri.rstrip('/')}/{key}"
+
+    @contextmanager
+    def _plain_words(self, key: str) -> Iterator[None]:
+        """Turn the system's errors into the store's."""
+        try:
+            yield
+        except StoreError:  # an OSError too
+            raise
+        except OSError as error:
+            kind, reason = _REASONS.get(error.errno or 0, (StoreError, error.strerror or str(error)))
+            raise kind(self._full(key), reason) from error
+
+    def _checked(self, key: str) -> Path:
+        """The file of a sound key, its links not followed."""
+        fault = key_fault(key)
+        if fault is None and any(part.startswith(TEMPORARY_PREFIX) for part in key.split("/")):
+            fault = f"a key with a part that starts with {TEMPORARY_PREFIX}, kept for unfinished writes"
+        if fault:
+            raise StoreError(f"{self.uri} key {key!r}", f"{fault}; wanted parts joined by '/' below the store's root")
+        return self.path / key
+
+    def _inside(self, key: str, path: Path, *, reading: bool = False) -> Path:
+        """A path with its links followed, below the root for certain.
+
+        A downloaded folder may hold a link to any private file of its reader, or to a file that a write would ruin.
+        """
+        root = Path(os.path.realpath(self.path))
+        target = Path(os.path.realpath(path))
+        allowed = [root, *_blob_folders(root)] if reading else [root]
+        if not any(target.is_relative_to(folder) for folder in allowed):
+            raise StoreError(self._full(key), f"refused: a symbolic link leads out of the folder, to {target}")
+        return target
+
+    def _place(self, key: str) -> Path:
+        """Where a write of a key goes: a link of that name is replaced, not followed, and refused if it leads out."""
+        path = self._checked(key)
+        self._inside(key, path)
+        return self._inside(key, path.parent) / path.name
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[BinaryIO]:
+        """An object opened for reading; a folder or device of that name is no object."""
+        with self._plain_words(key):
+            path = self._inside(key, self._checked(key), reading=True)
+            try:
+                # Without O_NONBLOCK a named pipe in a hostile folder would hang its reader for ever.
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except NotADirectoryError as error:
+                raise NotFoundError(self._full(key), "no such object") from error
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise NotFoundError(self._full(key), "no such object (a folder or a device has that name)")
+            with os.fdopen(descriptor, "rb") as file:
+                yield file
+
+    @contextmanager
+    def _written(self, key: str, data: bytes | memoryview) -> Iterator[tuple[Path, Path]]:
+        """Data safe on disk under a temporary name beside its target: (temporary, target).
+
+        The body gives it its name. Afterwards the temporary name is gone and, after a failure, so are new folders.
+        """
+        with self._plain_words(key):
+            target = self._place(key)
+            temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            made = _missing_folders(target.parent)
+            try:
+                for folder in reversed(made):
+                    folder.mkdir(exist_ok=True)  # another writer may have been faster
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
+                yield temporary, target
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                for folder in made:
+                    with suppress(OSError):  # not empty: another writer uses it by now
+                        folder.rmdir()
+                raise
+            with suppress(FileNotFoundError):  # renamed by put; still there after create
+                temporary.unlink()
+            _sync_folder(target.parent)
+
+    def _children(self, folder: str) -> tuple[str, ...]:
+        """Keys in a folder, folders with a trailing "/", in reverse key order."""
+        names = []
+        with self._plain_words(folder):
+            try:
+                with os.scandir(self.path / folder) as entries:
+                    for entry in entries:
+                        if not entry.name.startswith(TEMPORARY_PREFIX):
+                            # Links to folders are not walked: they could form a circle.
+                            is_folder = entry.is_dir(follow_symlinks=False)
+                            names.append(folder + entry.name + ("/" if is_folder else ""))
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+        return tuple(sorted(names, reverse=True))
+
+    def _info(self, key: str) -> ObjectInfo | None:
+        """The listing's entry of a key, or None if it is gone by now."""
+        path = self._checked(key)
+        with self._plain_words(key), suppress(FileNotFoundError):
+            link = path.lstat()
+            with suppress(StoreError):
+                if stat.S_ISLNK(link.st_mode):
+                    return ObjectInfo(key, self.size(key))
+            return ObjectInfo(key, link.st_size)
+        return None
+
+
+def _blob_folders(root: Path) -> Iterator[Path]:
+    """Where a Hugging Face cache keeps the files that `…/snapshots/<revision>` links to, if the root is one."""
+    for folder in (root, *root.parents):
+        if folder.parent.name == "snapshots":
+            yield folder.parent.parent / "blobs"
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist yet, innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a change of names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
