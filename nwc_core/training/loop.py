@@ -1,0 +1,295 @@
+"""Training a codec: transforms and prior together on the rate-distortion loss, then the prior on the real quantiser.
+
+Phase 1 (`steps` batches): random matrices, random importance, uniform noise for quantisation; gradients reach both the
+transforms and the prior network. Phase 2 (`rounds`): the tables so far quantise real weights at many rates; every
+matrix takes the shape that codes it best, and the network is fitted to the counts; repeat.
+
+Every random draw is a function of the seed and the step, so a resumed run gives the bytes of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nwc_core import transform
+from nwc_core.codec import Codec
+from nwc_core.errors import UsageError
+from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, Prior
+from nwc_core.scales import Spread
+from nwc_core.training.counts import count_points
+from nwc_core.training.dataset import WeightDataset, WeightMatrix
+from nwc_core.training.density import PriorNetwork, level_log2_s
+from nwc_core.training.objective import OrthonormalTransform, rate_distortion
+
+_LOG_EVERY = 50
+_REACH = 600  # of the exported probabilities, in points: past the widest table
+_RATE_WEIGHT = 1.0  # lambda; only alpha / lambda matters, and alpha is drawn over its whole range
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What determines a codec besides its data.
+
+    Attributes:
+        seed: of every random draw.
+        shapes: table shapes of the prior.
+        transforms: sizes g of the transforms to learn; a size may come more than once.
+        steps: batches of phase 1.
+        batch: matrices in a batch.
+        weights: weights sampled from a matrix, in both phases.
+        learning_rate: of Adam.
+        log2_alpha: range of log2 importance over lambda, drawn uniformly for every matrix.
+        chunk_spread: standard deviation, in octaves, of the importance of single chunks around their matrix's.
+        rounds: of phase 2.
+        fit_steps: network updates in a round.
+        held_out: share of tensors never trained on.
+        n_states: trellis that phase 2 quantises with.
+    """
+
+    seed: int = 0
+    shapes: int = 8
+    transforms: tuple[int, ...] = (9,)
+    steps: int = 3000
+    batch: int = 8
+    weights: int = 8192
+    learning_rate: float = 3e-3
+    log2_alpha: tuple[float, float] = (0.0, 14.0)
+    chunk_spread: float = 1.0
+    rounds: int = 4
+    fit_steps: int = 400
+    held_out: float = 0.1
+    n_states: int = 8
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds besides the weights of the networks."""
+
+    step: int = 0
+    round: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    shape_of: list[int] = field(default_factory=list)
+
+
+Progress = Callable[[int, int, str], None]
+
+
+class Trainer:
+    """Trains one codec. `run` may be called again after an interruption with the same arguments: it resumes."""
+
+    def __init__(
+        self,
+        dataset: WeightDataset,
+        config: TrainingConfig,
+        sources: list[dict[str, str]],
+        checkpoint: Path | None = None,
+        progress: Progress = lambda done, total, what: None,
+    ) -> None:
+        """
+        Args:
+            dataset: training and held-out matrices.
+            config: see TrainingConfig.
+            sources: names and digests of the checkpoints, for the provenance.
+            checkpoint: file to save to and resume from.
+            progress: called as (done, total, what is being done).
+
+        Raises:
+            UsageError: the checkpoint belongs to other sources or another configuration.
+        """
+        self.dataset, self.config, self.sources = dataset, config, sources
+        self.checkpoint, self.progress = checkpoint, progress
+        torch.manual_seed(config.seed)
+        self.network = PriorNetwork(config.shapes)
+        self.transforms = [OrthonormalTransform(g, config.seed + i) for i, g in enumerate(config.transforms)]
+        parameters = [*self.network.parameters(), *(p for t in self.transforms for p in t.parameters())]
+        self.optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
+        self.state = _State(shape_of=_by_tails(dataset.train, config.shapes))
+        self._identity = json.dumps({"config": asdict(config), "sources": sources}, sort_keys=True)
+        if checkpoint and checkpoint.exists():
+            self._load(checkpoint)
+
+    def run(self) -> Codec:
+        """Train to the end and return the codec."""
+        total = self.config.steps + self.config.rounds
+        while self.state.step < self.config.steps:
+            self._joint_step()
+            if self.state.step % _LOG_EVERY == 0 or self.state.step == self.config.steps:
+                self.progress(self.state.step, total, f"joint, loss {self.state.curve[-1]['loss']:.3f}")
+                self._save()
+        while self.state.round < self.config.rounds:
+            self._fit_round()
+            last = self.state.curve[-1]
+            self.progress(
+                self.config.steps + self.state.round, total, f"fit, {last['held_out_bits']:.4f} bits on held-out tensors"
+            )
+            self._save()
+        return self._codec()
+
+    def _joint_step(self) -> None:
+        config, state = self.config, self.state
+        rng = np.random.default_rng([config.seed, state.step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        # Cosine decay to zero: the last steps average the noise out.
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * state.step / config.steps))
+        train = self.dataset.train
+        sizes = np.sqrt([matrix.values.size for matrix in train])
+        losses = []
+        for index in rng.choice(len(train), config.batch, p=sizes / sizes.sum()):
+            matrix = train[index]
+            values = matrix.sample(config.weights, rng)
+            weight = torch.from_numpy(values / np.sqrt(np.square(values).mean() + 1e-30))
+            log2_alpha = rng.uniform(*config.log2_alpha)
+            bases = [t for t in self.transforms if t.skew.shape[0] == matrix.taps]
+            chunk = matrix.taps if bases else _chunk(weight.shape[1])
+            jitter = config.chunk_spread * rng.standard_normal((weight.shape[0], weight.shape[1] // chunk))
+            importance = torch.from_numpy(np.exp2(log2_alpha + jitter).astype(np.float32))
+            shape = torch.tensor(state.shape_of[index])
+            options = [
+                rate_distortion(self.network, basis, weight, importance, shape, _RATE_WEIGHT, generator)
+                for basis in ([basis() for basis in bases] or [None])
+            ]
+            # Each matrix trains the transform that serves it best, as the encoder will choose.
+            losses.append(min(options, key=lambda loss: float(loss.total.detach())))
+        total = torch.stack([loss.total for loss in losses]).mean()
+        self.optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        state.step += 1
+        if state.step % _LOG_EVERY == 0 or state.step == config.steps:
+            state.curve.append({
+                "step": state.step,
+                "loss": round(float(total.detach()), 4),
+                "bits": round(float(np.mean([loss.bits for loss in losses])), 4),
+                "distortion": round(float(np.mean([loss.distortion for loss in losses])), 5),
+            })
+
+    def _fit_round(self) -> None:
+        config, state = self.config, self.state
+        prior = Prior.from_pmf(self.network.pmf(_REACH))
+        bases = self._bases()
+        counts = [
+            self._count(matrix, prior, shape, bases, index)
+            for index, (matrix, shape) in enumerate(zip(self.dataset.train, state.shape_of, strict=True))
+        ]
+        stacked = torch.from_numpy(np.stack(counts)).reshape(len(counts), -1)
+        state.shape_of = self._assign(stacked)
+        optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        sums = torch.zeros(config.shapes, stacked.shape[1])
+        sums.index_add_(0, torch.tensor(state.shape_of), stacked)
+        for step in range(config.fit_steps):
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.fit_steps))
+            loss = (sums * self._all_bits()).sum() / sums.sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        state.round += 1
+        state.curve.append({
+            "round": state.round,
+            "train_bits": round(float(loss.detach()), 5),
+            "held_out_bits": round(self._held_out_bits(bases), 5),
+        })
+
+    def _count(
+        self, matrix: WeightMatrix, prior: Prior, shape: int, bases: list[npt.NDArray[np.int16]], index: int
+    ) -> npt.NDArray[np.float32]:
+        config = self.config
+        rng = np.random.default_rng([config.seed, 1, self.state.round, index])
+        fitting = [basis for basis in bases if basis.shape[0] == matrix.taps]
+        basis = min(fitting, key=lambda basis: _log_scale(transform.analyse(matrix.values, basis)), default=None)
+        # Steps from twice to 1/64 of the root mean square: about 0.5 to 7 bits, with a random phase.
+        log2_steps = np.arange(1.0, -6.01, -0.5) + rng.uniform(-0.25, 0.25)
+        return count_points(matrix, log2_steps, prior, shape, basis, config.n_states, config.weights, rng)
+
+    def _all_bits(self) -> torch.Tensor:
+        """[shapes, TABLE_LEVELS * RATE_SPAN] code length of every |n|."""
+        n = torch.arange(RATE_SPAN, dtype=torch.float32)
+        shapes = torch.arange(self.config.shapes)
+        bits = self.network.bits(n[None, None, :], level_log2_s()[None, :, None], shapes[:, None, None])
+        return bits.reshape(self.config.shapes, -1)
+
+    @torch.no_grad()
+    def _assign(self, counts: torch.Tensor) -> list[int]:
+        best: list[int] = (counts @ self._all_bits().T).argmin(1).tolist()
+        return best
+
+    @torch.no_grad()
+    def _held_out_bits(self, bases: list[npt.NDArray[np.int16]]) -> float:
+        """Mean code length of held-out matrices, each under its best shape; training ones if none are held out."""
+        matrices = self.dataset.held_out or self.dataset.train
+        prior = Prior.from_pmf(self.network.pmf(_REACH))
+        counts = np.stack([self._count(matrix, prior, 0, bases, 10**6 + i) for i, matrix in enumerate(matrices)])
+        flat = torch.from_numpy(counts).reshape(len(counts), -1)
+        return float((flat @ self._all_bits().T).min(1).values.sum() / flat.sum())
+
+    def _bases(self) -> list[npt.NDArray[np.int16]]:
+        with torch.no_grad():
+            return [np.rint(t().double().numpy() * (1 << transform.SCALE_BITS)).astype(np.int16) for t in self.transforms]
+
+    def _codec(self) -> Codec:
+        provenance: dict[str, Any] = {
+            "architecture": "nwc",
+            "config": asdict(self.config),
+            "sources": self.sources,
+            "tensors": {"train": len(self.dataset.train), "held_out": len(self.dataset.held_out)},
+            "curve": self.state.curve[:: max(1, self.config.steps // _LOG_EVERY // 20)] + self.state.curve[-self.config.rounds :],
+        }
+        return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._bases(), provenance)
+
+    def _save(self) -> None:
+        if not self.checkpoint:
+            return
+        partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
+        torch.save(
+            {
+                "identity": self._identity,
+                "network": self.network.state_dict(),
+                "transforms": [t.state_dict() for t in self.transforms],
+                "optimiser": self.optimiser.state_dict(),
+                "state": asdict(self.state),
+            },
+            partial,
+        )
+        os.replace(partial, self.checkpoint)  # noqa: PTH105  a crash leaves the old checkpoint or the new one
+
+    def _load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        if saved["identity"] != self._identity:
+            raise UsageError(f"{path}: belongs to another training run (other sources or configuration); remove it to start over")
+        self.network.load_state_dict(saved["network"])
+        for module, state in zip(self.transforms, saved["transforms"], strict=True):
+            module.load_state_dict(state)
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.state = _State(**saved["state"])
+
+
+def _by_tails(matrices: list[WeightMatrix], shapes: int) -> list[int]:
+    """A first shape for every matrix: rank of its kurtosis once rows and columns are normalised, cut into equal parts."""
+    kurtosis = []
+    for matrix in matrices:
+        spread = Spread.measure(matrix.values)
+        z = matrix.values / np.exp2((spread.rows[:, None] + spread.columns[None, :]) / 8)
+        kurtosis.append(float(np.mean(z**4) / np.mean(z**2) ** 2))
+    rank = np.argsort(np.argsort(kurtosis))
+    return [int(r) * shapes // len(matrices) for r in rank]
+
+
+def _log_scale(coefficients: npt.NDArray[np.float32]) -> float:
+    """Mean log scale of a matrix; the transform that makes it least needs the fewest bits."""
+    spread = Spread.measure(coefficients)
+    return float(spread.rows.mean() + spread.columns.mean())
+
+
+def _chunk(columns: int) -> int:
+    """Size of an importance chunk where no kernel gives one: the largest divisor of the row up to 16."""
+    return next(size for size in range(min(16, columns), 0, -1) if columns % size == 0)
