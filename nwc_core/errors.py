@@ -45,7 +45,9 @@ class UnknownCodecError(NwcError, LookupError):
     """No codec of that name or digest."""
 
     def __init__(self, name: str, available: list[str]) -> None:
-        super().__init__(f"unknown codec {name!r}; available: {', '.join(available) or 'none'}, or a path to a codec file")
+        super().__init__(
+            f"unknown codec {name!r}; available: {', '.join(available) or 'none'}, or a path to a codec file"
+        )
         self.name, self.available = name, available
 
     def __reduce__(self) -> tuple[type, tuple[str, list[str]]]:

@@ -26,6 +26,8 @@ def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 1:  # torch calls any stride contiguous then, but `view` wants 1
+        flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 

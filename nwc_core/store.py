@@ -6,7 +6,7 @@ scheme, and one is loaded when a URI first asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -51,6 +51,10 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write atomically: a reader sees all of it or none. May replace an object."""
+        ...
+
+    def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Like put, from parts in order, so that an object larger than memory can be written."""
         ...
 
     def create(self, key: str, data: bytes | memoryview) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -59,6 +60,23 @@ class StoreConformance:
         assert store.get(key) == data
         assert store.size(key) == len(data)
         assert list(store.list()) == [ObjectInfo(key, len(data))]
+
+    def test_a_stream_becomes_one_object(self, store: Store) -> None:
+        store.put("a", b"old")
+        store.put_stream("a", (bytes([i]) * i for i in range(5)))
+        assert store.get("a") == b"\1\2\2\3\3\3\4\4\4\4"
+
+    def test_a_stream_that_breaks_leaves_what_was_there(self, store: Store) -> None:
+        def broken() -> Iterator[bytes]:
+            yield b"half"
+            raise ZeroDivisionError
+
+        store.put("a", b"old")
+        for key in ("a", "folder/new"):
+            with pytest.raises(ZeroDivisionError):
+                store.put_stream(key, broken())
+        assert store.get("a") == b"old"
+        assert [info.key for info in store.list()] == ["a"]
 
     @pytest.mark.parametrize("key", KEYS)
     def test_created_objects_come_back(self, store: Store, key: str) -> None:

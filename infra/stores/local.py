@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -107,7 +107,11 @@ class LocalStore:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write an object, atomically; replaces one that is there."""
-        with self._written(key, data) as (temporary, target):
+        self.put_stream(key, (data,))
+
+    def put_stream(self, key: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write an object from its parts, in order, atomically; replaces one that is there."""
+        with self._written(key, chunks) as (temporary, target):
             temporary.replace(target)
 
     def create(self, key: str, data: bytes | memoryview) -> None:
@@ -119,7 +123,7 @@ class LocalStore:
         with self._plain_words(key):
             if os.path.lexists(self._place(key)):  # spares writing gigabytes first; the link below decides a race
                 raise AlreadyExistsError(self._full(key), "already exists")
-        with self._written(key, data) as (temporary, target):
+        with self._written(key, (data,)) as (temporary, target):
             try:
                 os.link(temporary, target)
             except FileExistsError as error:
@@ -196,7 +200,7 @@ class LocalStore:
                 yield file
 
     @contextmanager
-    def _written(self, key: str, data: bytes | memoryview) -> Iterator[tuple[Path, Path]]:
+    def _written(self, key: str, chunks: Iterable[bytes | memoryview]) -> Iterator[tuple[Path, Path]]:
         """Data safe on disk under a temporary name beside its target: (temporary, target).
 
         The body gives it its name. Afterwards the temporary name is gone and, after a failure, so are new folders.
@@ -209,7 +213,8 @@ class LocalStore:
                 for folder in reversed(made):
                     folder.mkdir(exist_ok=True)  # another writer may have been faster
                 with temporary.open("xb") as file:
-                    file.write(data)
+                    for chunk in chunks:
+                        file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
                 yield temporary, target

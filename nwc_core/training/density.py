@@ -28,7 +28,11 @@ class PriorNetwork(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(shapes, _EMBEDDING)
         self.layers = nn.Sequential(
-            nn.Linear(1 + _EMBEDDING, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, 2 * _COMPONENTS)
+            nn.Linear(1 + _EMBEDDING, _HIDDEN),
+            nn.SiLU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.SiLU(),
+            nn.Linear(_HIDDEN, 2 * _COMPONENTS),
         )
         with torch.no_grad():
             last = self.layers[-1]

@@ -23,7 +23,7 @@ import torch
 from nwc_core import transform
 from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
-from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, Prior
+from nwc_core.prior import RATE_SPAN, Prior
 from nwc_core.scales import Spread
 from nwc_core.training.counts import count_points
 from nwc_core.training.dataset import WeightDataset, WeightMatrix
@@ -129,7 +129,9 @@ class Trainer:
             self._fit_round()
             last = self.state.curve[-1]
             self.progress(
-                self.config.steps + self.state.round, total, f"fit, {last['held_out_bits']:.4f} bits on held-out tensors"
+                self.config.steps + self.state.round,
+                total,
+                f"fit, {last['held_out_bits']:.4f} bits on held-out tensors",
             )
             self._save()
         return self._codec()
@@ -166,12 +168,14 @@ class Trainer:
         self.optimiser.step()
         state.step += 1
         if state.step % _LOG_EVERY == 0 or state.step == config.steps:
-            state.curve.append({
-                "step": state.step,
-                "loss": round(float(total.detach()), 4),
-                "bits": round(float(np.mean([loss.bits for loss in losses])), 4),
-                "distortion": round(float(np.mean([loss.distortion for loss in losses])), 5),
-            })
+            state.curve.append(
+                {
+                    "step": state.step,
+                    "loss": round(float(total.detach()), 4),
+                    "bits": round(float(np.mean([loss.bits for loss in losses])), 4),
+                    "distortion": round(float(np.mean([loss.distortion for loss in losses])), 5),
+                }
+            )
 
     def _fit_round(self) -> None:
         config, state = self.config, self.state
@@ -194,11 +198,13 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         state.round += 1
-        state.curve.append({
-            "round": state.round,
-            "train_bits": round(float(loss.detach()), 5),
-            "held_out_bits": round(self._held_out_bits(bases), 5),
-        })
+        state.curve.append(
+            {
+                "round": state.round,
+                "train_bits": round(float(loss.detach()), 5),
+                "held_out_bits": round(self._held_out_bits(bases), 5),
+            }
+        )
 
     def _count(
         self, matrix: WeightMatrix, prior: Prior, shape: int, bases: list[npt.NDArray[np.int16]], index: int
@@ -234,7 +240,9 @@ class Trainer:
 
     def _bases(self) -> list[npt.NDArray[np.int16]]:
         with torch.no_grad():
-            return [np.rint(t().double().numpy() * (1 << transform.SCALE_BITS)).astype(np.int16) for t in self.transforms]
+            return [
+                np.rint(t().double().numpy() * (1 << transform.SCALE_BITS)).astype(np.int16) for t in self.transforms
+            ]
 
     def _codec(self) -> Codec:
         provenance: dict[str, Any] = {
@@ -242,7 +250,8 @@ class Trainer:
             "config": asdict(self.config),
             "sources": self.sources,
             "tensors": {"train": len(self.dataset.train), "held_out": len(self.dataset.held_out)},
-            "curve": self.state.curve[:: max(1, self.config.steps // _LOG_EVERY // 20)] + self.state.curve[-self.config.rounds :],
+            "curve": self.state.curve[:: max(1, self.config.steps // _LOG_EVERY // 20)]
+            + self.state.curve[-self.config.rounds :],
         }
         return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._bases(), provenance)
 
@@ -265,7 +274,9 @@ class Trainer:
     def _load(self, path: Path) -> None:
         saved = torch.load(path, weights_only=True)
         if saved["identity"] != self._identity:
-            raise UsageError(f"{path}: belongs to another training run (other sources or configuration); remove it to start over")
+            raise UsageError(
+                f"{path}: belongs to another training run (other sources or configuration); remove it to start over"
+            )
         self.network.load_state_dict(saved["network"])
         for module, state in zip(self.transforms, saved["transforms"], strict=True):
             module.load_state_dict(state)

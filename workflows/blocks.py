@@ -1,0 +1,138 @@
+"""Cutting tensors into blocks, and blocks into tasks. The cuts depend on the checkpoint alone, never on the workers.
+
+A block is a contiguous range of a tensor's elements, so that a worker reads it with one byte range: whole tensors where
+they fit, else runs of rows along the first axis, else runs of rows inside one slice of it (one expert of a stack).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from nwc_workflows.sources import SourceTensor
+
+from nwc_core.codec import lossy_candidate
+from nwc_core.matrices import default_layout
+
+# Bounds a worker's memory: see `task_memory`. Smaller blocks would pay for their scales more often.
+MAX_BLOCK_WEIGHTS = 1 << 23
+# A task writes one payload object: large enough for few requests, small enough that all workers stay busy to the end.
+MIN_TASK_WEIGHTS, MAX_TASK_WEIGHTS = 1 << 20, 1 << 23
+TASKS_WANTED = 8
+# What coding one weight holds at its peak, measured: source bytes, float32 copy, squares, levels, steps, points, decoded.
+BYTES_PER_WEIGHT = 48
+# A worker's interpreter with torch and the compiled kernels.
+BASE_MEMORY = 600 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block to code.
+
+    Attributes:
+        tensor: the tensor that it is part of.
+        number: of the block in its tensor.
+        start: first element, in the flattened tensor.
+        shape: the block's own.
+        lossy: whether the lossy coder is asked for.
+    """
+
+    tensor: SourceTensor
+    number: int
+    start: int
+    shape: tuple[int, ...]
+    lossy: bool
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        """Element behind the last one, in the flattened tensor."""
+        return self.start + self.numel
+
+    @property
+    def nbytes(self) -> int:
+        """Source bytes."""
+        return self.numel * self.tensor.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Task:
+    """Blocks that one worker codes one after the other and stores as one payload.
+
+    Attributes:
+        key: names the task: its first block, and how many follow.
+        blocks: in stored order.
+    """
+
+    key: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Source bytes of all blocks."""
+        return sum(block.nbytes for block in self.blocks)
+
+    @property
+    def memory(self) -> int:
+        """The most bytes that the worker holds at once."""
+        largest = max(block.numel for block in self.blocks)
+        return BASE_MEMORY + largest * BYTES_PER_WEIGHT + self.nbytes // 2
+
+
+def cut_tensor(tensor: SourceTensor, limit: int = MAX_BLOCK_WEIGHTS) -> list[Block]:
+    """The blocks of a tensor, none larger than `limit` weights if rows allow it."""
+    lossy = lossy_candidate(tensor.dtype.name, tensor.shape)
+    turned = default_layout(tensor.shape).order != tuple(range(len(tensor.shape)))
+    # Rows of a matrix that is stored [in, out] do not lie side by side; such tensors (TensorFlow's kernels) are small.
+    pieces = [(0, tensor.shape)] if turned else _cut(tensor.shape, limit)
+    return [
+        # A run of rows may be too small for the lossy coder where its tensor was not.
+        Block(tensor, number, start, shape, lossy and lossy_candidate(tensor.dtype.name, shape))
+        for number, (start, shape) in enumerate(pieces)
+    ]
+
+
+def _cut(shape: tuple[int, ...], limit: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(first element, shape) of contiguous pieces, in order."""
+    if math.prod(shape) <= limit or not shape:
+        yield 0, shape
+        return
+    inner = math.prod(shape[1:])
+    if inner > limit and len(shape) > 1:
+        for index in range(shape[0]):
+            for start, piece in _cut(shape[1:], limit):
+                yield index * inner + start, piece
+        return
+    count = -(-shape[0] // max(1, limit // inner))
+    rows = -(-shape[0] // count)  # pieces of equal size rather than a small last one
+    for first in range(0, shape[0], rows):
+        yield first * inner, (min(rows, shape[0] - first), *shape[1:])
+
+
+def pack_tasks(blocks: Iterable[Block]) -> list[Task]:
+    """Group blocks, in order, into tasks of like size."""
+    blocks = list(blocks)
+    total = sum(block.numel for block in blocks)
+    wanted = min(max(total // TASKS_WANTED, MIN_TASK_WEIGHTS), MAX_TASK_WEIGHTS)
+    tasks: list[Task] = []
+    group: list[Block] = []
+    size = 0
+    for block in blocks:
+        if group and size + block.numel > wanted:
+            tasks.append(_task(group))
+            group, size = [], 0
+        group.append(block)
+        size += block.numel
+    if group:
+        tasks.append(_task(group))
+    return tasks
+
+
+def _task(blocks: list[Block]) -> Task:
+    first = blocks[0]
+    name = f"{first.tensor.name}#{first.number}"
+    return Task(name if len(blocks) == 1 else f"{name} and {len(blocks) - 1} more", tuple(blocks))

@@ -1,0 +1,105 @@
+"""The command line: `nwc COMMAND ...`.
+
+Promises: `nwc --help` imports no command and answers in a fraction of a second; errors that nwc raises on purpose are
+one line and no traceback (NWC_DEBUG=1 shows it); exit codes are 0 done, 1 failed, 2 wrong usage, 3 finished with some
+tensors or models failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from typing import NamedTuple
+
+import click
+from nwc_workflows.console import ExitCode, json_text
+
+from nwc_core.errors import NwcError, UsageError
+
+
+class Row(NamedTuple):
+    """A command: where it is ("module:name of the click command") and its line in `nwc --help`."""
+
+    target: str
+    summary: str
+
+
+# The only place that a new command is added to.
+COMMANDS = {
+    "plan": Row("nwc_workflows.commands.plan:plan", "Say what compressing would do, without doing it."),
+    "compress": Row("nwc_workflows.commands.compress:compress", "Compress a checkpoint into an artifact."),
+    "verify": Row("nwc_workflows.commands.verify:verify", "Check every byte of an artifact."),
+    "inspect": Row("nwc_workflows.commands.inspect:inspect", "List what an artifact holds."),
+    "decompress": Row("nwc_workflows.commands.decompress:decompress", "Turn an artifact back into a checkpoint."),
+    "train": Row("nwc_workflows.commands.train:train", "Train a codec on checkpoints."),
+    "bench": Row("nwc_workflows.commands.bench:bench", "Measure speed and rate on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is called; listing them imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].target.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="nwc", prog_name="nwc")
+def nwc() -> None:
+    """Neural weight compression: make checkpoints several times smaller with codecs learned from weights."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; always ends in SystemExit with the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = nwc.main(arguments, prog_name="nwc", standalone_mode=False)
+    except NwcError as error:
+        usage = isinstance(error, UsageError)
+        return _report(error, " ".join(str(error).split()), ExitCode.USAGE if usage else ExitCode.FAILED, arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            print(error.ctx.get_usage(), file=sys.stderr)
+        return _report(error, error.format_message(), ExitCode(error.exit_code), arguments)
+    except (click.Abort, KeyboardInterrupt):
+        print("nwc: interrupted", file=sys.stderr)
+        return 128 + 2  # what a shell reports for a process ended by SIGINT
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _report(error: Exception, message: str, code: ExitCode, arguments: list[str]) -> int:
+    if os.environ.get("NWC_DEBUG") == "1":
+        traceback.print_exception(error)
+    print(f"nwc: error: {message}", file=sys.stderr)
+    if _wants_json(arguments):
+        fields = vars(error) if isinstance(error, NwcError) else {}  # where, found, wanted, key ...
+        print(json_text({"error": {"type": type(error).__name__, "message": message, **fields}}))
+    return code
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Read off the arguments themselves: a wrong option elsewhere ends click's parsing before it gets to this one."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--output=json" in options or ("--output", "json") in pairwise(options)

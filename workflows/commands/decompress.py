@@ -1,0 +1,36 @@
+"""`nwc decompress`: an artifact becomes a checkpoint again."""
+
+from __future__ import annotations
+
+import click
+from nwc_workflows.console import Output, with_output
+from nwc_workflows.wording import bytes_text
+
+
+@click.command()
+@click.argument("artifact")
+@click.argument("destination")
+@with_output
+def decompress(output: Output, artifact: str, destination: str) -> None:
+    """Write the checkpoint that ARTIFACT was made from into DESTINATION: same files, same shards, same types."""
+    from nwc_workflows.decompress import decompress as run
+
+    import nwc_core as nwc
+    from nwc_core.store import open_store
+
+    store = open_store(destination)
+    with nwc.open(artifact) as opened:
+        manifest = opened.manifest
+        total = sum(file.size for file in (*manifest.weight_files, *manifest.files))
+        with output.progress(total, "decompress") as progress:
+            restored = run(opened, store, on_progress=progress.advance)
+    size = sum(file.size for file in restored)
+    data = {
+        "destination": store.uri,
+        "bytes": size,
+        "files": [{"path": file.path, "size": file.size} for file in restored],
+        "skipped": [skipped.model_dump() for skipped in manifest.skipped],
+    }
+    for skipped in manifest.skipped:
+        output.note(f"not in the artifact: {skipped.path}: {skipped.reason}")
+    output.result(data, f"{store.uri}: {len(restored)} files, {bytes_text(size)}")

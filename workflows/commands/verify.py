@@ -1,0 +1,49 @@
+"""`nwc verify`: check every byte of an artifact."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from nwc_workflows.console import ExitCode, Output, with_output
+
+
+@click.command()
+@click.argument("artifact")
+@click.option("--source", default=None, help="Compare with the checkpoint that it was made from, too.")
+@with_output
+def verify(output: Output, artifact: str, source: str | None) -> int:
+    """Check every digest of ARTIFACT and decode every tensor.
+
+    With --source, also that lossless tensors equal the source's bit for bit and that the recorded errors are true.
+    """
+    from nwc_workflows.sources import open_checkpoint
+    from nwc_workflows.verify import verify as run
+
+    import nwc_core as nwc
+
+    checkpoint = open_checkpoint(source) if source else None
+    with nwc.open(artifact) as opened:
+        manifest = opened.manifest
+        total = manifest.counts.payload_bytes + manifest.codec.size
+        total += sum(file.size for file in (*manifest.files, *manifest.derived))
+        with output.progress(total, "verify") as progress:
+            problems = run(opened, checkpoint, threads=os.cpu_count() or 1, on_progress=progress.advance)
+        data = {
+            "artifact": opened.store.uri,
+            "ok": not problems,
+            "tensors": manifest.counts.tensors,
+            "blocks": manifest.counts.blocks,
+            "compared_with_source": source is not None,
+            "problems": [{"where": problem.where, "message": str(problem.error)} for problem in problems],
+        }
+    for problem in problems:
+        output.note(f"{problem.where}: {problem.error}")
+    compared = " and agree with the source" if source else ""
+    output.result(
+        data,
+        f"{data['artifact']}: {len(problems)} problems"
+        if problems
+        else f"{data['artifact']}: all {data['tensors']} tensors ({data['blocks']} blocks) are intact{compared}",
+    )
+    return ExitCode.FAILED if problems else ExitCode.DONE
