@@ -34,7 +34,8 @@ def _table_costs(values: npt.NDArray[np.int64], prior: Prior) -> npt.NDArray[np.
     """[shapes, TABLE_LEVELS] bits to code the centred values with each table."""
     at = np.clip(2 * values + RATE_SPAN, 0, 2 * RATE_SPAN - 2)
     histogram = np.bincount(at, minlength=2 * RATE_SPAN).astype(np.float64)
-    return np.stack([tables.rate[:TABLE_LEVELS] @ histogram for tables in prior.tables])
+    # einsum, not @: BLAS would add in an order that depends on its number of threads, and so might the choice.
+    return np.stack([np.einsum("ij,j->i", tables.rate[:TABLE_LEVELS], histogram) for tables in prior.tables])
 
 
 def cost_bits(values: npt.NDArray[np.int64], prior: Prior) -> float:

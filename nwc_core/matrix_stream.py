@@ -108,7 +108,20 @@ class MatrixHeader:
         lines = reader.varint()
         if lines == 0:
             raise reader.fail("segments of no lines", "at least one line")
-        return cls(m, n, shape, 1 << states, transform, bool(scan), lanes, np.float32(step), *exponents, scales, lines)
+        return cls(
+            m=m,
+            n=n,
+            shape=shape,
+            n_states=1 << states,
+            transform=transform,
+            by_columns=bool(scan),
+            lanes=lanes,
+            step=np.float32(step),
+            row_exponent=exponents[0],
+            column_exponent=exponents[1],
+            scales=scales,
+            lines=lines,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,9 @@ class MatrixStream:
     def read(cls, reader: ByteReader, m: int, n: int, prior: Prior, transforms: Transforms) -> MatrixStream:
         header = MatrixHeader.read(reader, m, n, prior, transforms)
         inner = m if header.by_columns else n
+        count = -(-header.outer // header.lines)
+        if count * (2 + 4 * header.lanes) > reader.remaining:  # before a list of that length is made
+            raise reader.fail(f"{count} segments of {header.lanes} lanes", f"what {reader.remaining} bytes can hold")
         sizes = [intvector.read_segment_sizes(reader, (last - first) * inner) for first, last in header.segments()]
         return cls(header, [intvector.read_segment(reader, header.lanes, *size) for size in sizes])
 

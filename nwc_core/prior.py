@@ -199,5 +199,5 @@ def _half_frequencies(half: npt.NDArray[np.float64], q: int) -> npt.NDArray[np.i
     if q:
         freq = normalise(np.append(mirrored, escape / 2) / (mirrored.sum() + escape / 2), TOTAL // 2)
         return np.append(freq[:-1], 2 * freq[-1])
-    pairs = normalise(np.concatenate([half[:1] / 2, mirrored, [escape / 2]]) * 1.0, TOTAL // 2)
+    pairs = normalise(np.concatenate([half[:1], 2 * mirrored, [escape]]), TOTAL // 2)
     return np.concatenate([[2 * pairs[0]], pairs[1:-1], [2 * pairs[-1]]])

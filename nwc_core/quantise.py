@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nwc_core import steps, transform
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream, Transforms, map_threads
-from nwc_core.prior import LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
+from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
 from nwc_core.rans import MAX_LANES, Segment, encode_segment
 from nwc_core.scales import Scales, Spread
 from nwc_core.trellis import search, transitions
@@ -86,7 +86,7 @@ def encode_matrix(
     """Code a matrix at `bits` per weight, all bytes of the stream counted.
 
     Args:
-        weight: [m, n], finite, not all zero.
+        weight: [m, n], finite.
         bits: wanted rate; met within 0.004 bit where the rate can be had at all.
         n_states: of the trellis.
         taps: columns that belong together (a convolution kernel's), 1 if none: transforms of this size are tried.
@@ -97,6 +97,12 @@ def encode_matrix(
     Raises:
         Unsuitable: a step or a point would leave the range of the format.
     """
+    if not weight.any():  # such as an expert that was pruned away: the lowest level, whatever the step
+        zero = _Problem(weight, Spread(np.zeros(weight.shape[0]), np.zeros(weight.shape[1])), 0, 1, prior, threads)
+        return _encode_at(zero, 0, 2.0 ** (LEVEL_ZERO / OCTAVE))
+    # Beyond, no step could reach the peak, and a transform's sums might leave float32.
+    if not steps.MIN_STEP < np.abs(weight).max() < steps.MAX_STEP * _MAX_POINT:
+        raise Unsuitable
     problem = _choose_transform(weight, n_states, taps, prior, transforms, threads)
     tables = 0
     step = _solve(problem, tables, bits, 0.0)
@@ -115,7 +121,10 @@ def encode_matrix(
         if best[0] <= _TOLERANCE:
             break
         correction = rate - problem.model_rate(tables, step)
-        step = _solve(problem, tables, bits, correction)
+        try:
+            step = _solve(problem, tables, bits, correction)
+        except Unsuitable:  # mostly zeros: even the finest step that the format holds takes fewer bits
+            break
     assert best is not None
     return best[1]
 
@@ -146,7 +155,7 @@ def _solve(problem: _Problem, tables: int, bits: float, correction: float) -> fl
             low = middle
         else:
             high = middle
-    step = 2.0**high
+    step: float = 2.0**high
     if not steps.MIN_STEP < step < steps.MAX_STEP or peak / step > _MAX_POINT:
         raise Unsuitable
     return step
@@ -164,7 +173,8 @@ def _pilot(problem: _Problem, step: float) -> tuple[int, float]:
     points = search(u, level, _lanes(u.size), problem.n_states, problem.prior.tables[0])
     at = np.clip((points >> raw_bits(level)) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     seen = np.bincount(level.astype(np.int64) * (2 * RATE_SPAN) + at, minlength=LEVELS * 2 * RATE_SPAN)
-    costs = [float(seen @ tables.rate.reshape(-1)) / u.size for tables in problem.prior.tables]
+    # A plain sum, not @: BLAS adds in an order that depends on its number of threads, and then so would the step.
+    costs = [float((seen * tables.rate.reshape(-1)).sum()) / u.size for tables in problem.prior.tables]
     best = int(np.argmin(costs))
     modelled = np.bincount(level, minlength=LEVELS) @ problem.prior.tables[best].mean_rate / u.size
     states = 32 * _lanes(problem.size) / min(problem.size, _SEGMENT_WEIGHTS)

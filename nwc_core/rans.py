@@ -35,6 +35,13 @@ OUT_OF_WORDS, OUT_OF_ESCAPES = -1, -2
 ESCAPED = 1 << 40  # no k is this large
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _raw(level):  # type: ignore[no-untyped-def]
+    """Raw bits of one level, see nwc_core.prior."""
+    # Signed first: levels are uint8, and numba would turn uint64 minus int64 into a float.
+    return max(np.int64(0), (np.int64(level) - TABLE_LEVELS) // OCTAVE + 1)
+
+
 @nb.njit(cache=True, nogil=True)
 def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes):  # type: ignore[no-untyped-def]
     """Returns (first word used, escapes used, states). `words` fills from its end, as decoding reads forward."""
@@ -47,10 +54,8 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
         lane = i % lanes
         q = trellis[lane] & 1
         k = (points[i] - q) >> 1
-        raw = 0
-        if level[i] >= TABLE_LEVELS:
-            raw = (np.int32(level[i]) - TABLE_LEVELS) // OCTAVE + 1
-        t = 2 * (np.int32(level[i]) - OCTAVE * raw) + q
+        raw = _raw(level[i])
+        t = 2 * (np.int64(level[i]) - OCTAVE * raw) + q
         symbol = (k >> raw) + zero[t]
         if symbol < 0 or symbol > 2 * zero[t] - q:
             escapes[n_escapes] = k
@@ -63,8 +68,8 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
         first = step * lanes
         last = min(first + lanes, count)
         for i in range(last - 1, first - 1, -1):
-            if level[i] >= TABLE_LEVELS:
-                raw = (np.int32(level[i]) - TABLE_LEVELS) // OCTAVE + 1
+            raw = _raw(level[i])
+            if raw:
                 x = states[i - first]
                 if x >= np.uint64(1) << np.uint64(32 - raw):
                     w -= 1
@@ -74,9 +79,7 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
                 states[i - first] = x << np.uint64(raw) | np.uint64(k & ((1 << raw) - 1))
         for i in range(last - 1, first - 1, -1):
             t = table[i]
-            raw = 0
-            if level[i] >= TABLE_LEVELS:
-                raw = (np.int32(level[i]) - TABLE_LEVELS) // OCTAVE + 1
+            raw = _raw(level[i])
             symbol = (((points[i] - (t & 1)) >> 1) >> raw) + zero[t]
             escape = 2 * zero[t] + 1 - (t & 1)
             if symbol < 0 or symbol >= escape:
@@ -113,8 +116,8 @@ def _decode(points, level, lanes, next_state, symbols, packed, zero, states, wor
             return OUT_OF_WORDS, e
         for lane in range(width):
             lev = np.int64(level[first + lane])
-            if any_raw and lev >= TABLE_LEVELS:
-                lev = TABLE_LEVELS - OCTAVE + (lev - TABLE_LEVELS) % OCTAVE
+            if any_raw:
+                lev -= OCTAVE * _raw(level[first + lane])
             q = trellis[lane] & 1
             t = 2 * lev + q
             y = np.int64(states[lane])
@@ -124,24 +127,20 @@ def _decode(points, level, lanes, next_state, symbols, packed, zero, states, wor
             y = (entry >> 16) * (y >> PRECISION) + slot - (entry & 0xFFFF)
             refill = y < LOW
             states[lane] = np.uint32(y << 16 | np.int64(words[w]) if refill else y)
-            w += refill
+            w += int(refill)
             middle = np.int64(zero[t])
-            k = symbol - middle
-            if symbol == 2 * middle + 1 - q:
-                k = ESCAPED
-            index[lane] = k
+            index[lane] = ESCAPED if symbol == 2 * middle + 1 - q else symbol - middle
         if any_raw:
             for lane in range(width):
-                lev = np.int64(level[first + lane])
-                if lev >= TABLE_LEVELS:
-                    raw = (lev - TABLE_LEVELS) // OCTAVE + 1
+                raw = _raw(level[first + lane])
+                if raw:
                     y = np.int64(states[lane])
                     if index[lane] != ESCAPED:
                         index[lane] = index[lane] << raw | (y & ((1 << raw) - 1))
                     y >>= raw
                     refill = y < LOW
                     states[lane] = np.uint32(y << 16 | np.int64(words[w]) if refill else y)
-                    w += refill
+                    w += int(refill)
         for lane in range(width):
             k = index[lane]
             if k == ESCAPED:

@@ -88,9 +88,10 @@ class Spread:
         m, n = weight.shape
         columns = np.ones(n, np.float32)
         for _ in range(_SWEEPS):
-            rows = squares @ (1 / columns) / np.float32(n)
+            # einsum, not @: BLAS adds in an order that depends on its number of threads, and then so would the stream.
+            rows = np.einsum("ij,j->i", squares, 1 / columns) / np.float32(n)
             rows = np.maximum(rows, rows.max() * np.float32(_FLOOR))
-            columns = (1 / rows) @ squares / np.float32(m)
+            columns = np.einsum("i,ij->j", 1 / rows, squares) / np.float32(m)
             columns = np.maximum(columns, columns.max() * np.float32(_FLOOR))
         peak = OCTAVE * np.log2(float(np.abs(weight).max()))
         half = OCTAVE / 2

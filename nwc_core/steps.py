@@ -29,9 +29,11 @@ MAX_EXPONENT = 128  # in eighths of an octave, either way
 
 def power(exponent: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     """2^(exponent / 8) as float32."""
-    return np.ldexp(_FRACTIONS[exponent & 7], exponent >> 3)
+    result: npt.NDArray[np.float32] = np.ldexp(_FRACTIONS[exponent & 7], exponent >> 3)
+    return result
 
 
 def fixed_power(exponent: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """2^(exponent / 8) in units of 2^-FIXED_BITS, for exponents >= 0."""
-    return _FIXED[exponent & 7] << (exponent >> 3).astype(np.int64)
+    result: npt.NDArray[np.int64] = _FIXED[exponent & 7] << (exponent >> 3).astype(np.int64)
+    return result

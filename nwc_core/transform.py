@@ -23,7 +23,9 @@ MAX_STEP_RANGE = 8 * 8
 def analyse(weight: npt.NDArray[np.float32], transform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
     """Coefficients [m, n] of weights [m, n]; transform [g, g], g divides n."""
     basis = transform.astype(np.float32) / np.float32(1 << SCALE_BITS)
-    return (weight.reshape(-1, basis.shape[0]) @ basis.T).reshape(weight.shape)
+    # einsum, not @: how BLAS adds may depend on its number of threads.
+    coefficients: npt.NDArray[np.float32] = np.einsum("ij,kj->ik", weight.reshape(-1, basis.shape[0]), basis)
+    return coefficients.reshape(weight.shape)
 
 
 @nb.njit(cache=True, nogil=True)

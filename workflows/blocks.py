@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from nwc_workflows.sources import SourceTensor
 
 from nwc_core.codec import lossy_candidate
-from nwc_core.matrices import default_layout
 
 # Bounds a worker's memory: see `task_memory`. Smaller blocks would pay for their scales more often.
 MAX_BLOCK_WEIGHTS = 1 << 23
 # A task writes one payload object: large enough for few requests, small enough that all workers stay busy to the end.
 MIN_TASK_WEIGHTS, MAX_TASK_WEIGHTS = 1 << 20, 1 << 23
 TASKS_WANTED = 8
-# What coding one weight holds at its peak, measured: source bytes, float32 copy, squares, levels, steps, points, decoded.
+# What coding one weight holds at its peak, measured: source bytes, float32 copy, squares, levels, steps, points,back.
 BYTES_PER_WEIGHT = 48
 # A worker's interpreter with torch and the compiled kernels.
 BASE_MEMORY = 600 << 20
@@ -84,15 +83,11 @@ class Task:
 
 
 def cut_tensor(tensor: SourceTensor, limit: int = MAX_BLOCK_WEIGHTS) -> list[Block]:
-    """The blocks of a tensor, none larger than `limit` weights if rows allow it."""
-    lossy = lossy_candidate(tensor.dtype.name, tensor.shape)
-    turned = default_layout(tensor.shape).order != tuple(range(len(tensor.shape)))
-    # Rows of a matrix that is stored [in, out] do not lie side by side; such tensors (TensorFlow's kernels) are small.
-    pieces = [(0, tensor.shape)] if turned else _cut(tensor.shape, limit)
+    """The blocks of a tensor, in order, none larger than `limit` weights; an empty tensor is one empty block."""
     return [
-        # A run of rows may be too small for the lossy coder where its tensor was not.
-        Block(tensor, number, start, shape, lossy and lossy_candidate(tensor.dtype.name, shape))
-        for number, (start, shape) in enumerate(pieces)
+        # By the block's own shape: a run of rows may be too small for the lossy coder where its tensor was not.
+        Block(tensor, number, start, shape, lossy_candidate(tensor.dtype.name, shape))
+        for number, (start, shape) in enumerate(_cut(tensor.shape, limit))
     ]
 
 

@@ -8,42 +8,31 @@ and the next one overwrites nothing.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nwc_infra.cluster import cluster
-from nwc_infra.scheduler import Job, run_bounded
+from nwc_infra.scheduler import Job, Outcome, run_bounded
 from nwc_workflows.blocks import Block, Task
+from nwc_workflows.carried import Carried, check_free, describe_files, write_files
 from nwc_workflows.plan import Plan
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
 
-from nwc_core.artifact.index import BlockRow, write_index
-from nwc_core.artifact.manifest import CarriedFile, Counts, DerivedFile, Manifest, Skipped, WeightFile
+from nwc_core.artifact.index import BlockRow, read_index, write_index
+from nwc_core.artifact.manifest import MANIFEST_KEY, Counts, Manifest, Skipped, WeightFile
 from nwc_core.artifact.objects import ObjectRef
 from nwc_core.artifact.payload import block_name, build_payload
 from nwc_core.artifact.writer import commit, existing_manifest, put_object
 from nwc_core.codec import Codec
-from nwc_core.errors import AlreadyExistsError, NwcError
+from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, NwcError, StoreError, UsageError
 from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store
 
 # In flight over the whole cluster; each worker's own peak is `Task.memory`.
 MAX_BYTES_IN_FLIGHT = 64 << 30
-# Files that transformers looks for beside config.json. Everything else goes to source/, where no name can collide.
-_AT_ROOT = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "vocab",
-    "merges.txt",
-)
-_AT_ROOT_PREFIXES = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "sentencepiece", "spiece")
-_CONFIG = "config.json"
-QUANTIZATION_CONFIG = {"quant_method": "nwc", "format": "nwc-artifact", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -95,20 +84,24 @@ def compress(
         destination: where the artifact goes.
         address: of a running Ray cluster; None starts a local one for the duration.
         workers: tasks at once; None for one per CPU.
-        on_progress: called with the source bytes of each finished task.
+        on_progress: called with source bytes that are done.
 
     Raises:
+        UsageError: the destination lies inside the source.
         AlreadyExistsError: the destination holds a different artifact, or a file in the way; nothing was touched.
         NwcError: a task failed; its tensor is named, nothing was committed.
     """
     started = time.monotonic()
+    _check_apart(plan, destination)
     existing = existing_manifest(destination)
+    carried = describe_files(plan.checkpoint)
     if existing is not None:
-        _check_same(plan, existing, destination)
+        _check_same(plan, carried, existing, destination, on_progress)
         return _result(plan, existing, created=False, seconds=time.monotonic() - started)
+    check_free(carried, destination)
     with cluster(address, workers) as ray_cluster:
         coded = _run_tasks(plan, destination, ray_cluster.workers, on_progress)
-    manifest = _assemble(plan, coded, destination)
+    manifest = _assemble(plan, coded, carried, destination)
     created = commit(destination, manifest)
     return _result(plan, manifest, created=created, seconds=time.monotonic() - started)
 
@@ -130,8 +123,8 @@ def code_task(
     coded: list[tuple[Block, Any, bytes]] = []
     for block in task.blocks:
         source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
-        tensor = to_tensor(source, block.tensor.dtype, block.shape)
         try:
+            tensor = to_tensor(source, block.tensor.dtype, block.shape)
             encoded = parsed.encode(tensor, bits, preset) if block.lossy else encode_lossless(tensor)
         except NwcError:
             raise
@@ -185,28 +178,30 @@ def _run_tasks(plan: Plan, destination: Store, workers: int, on_progress: Callab
     shared = {"checkpoint": plan.checkpoint, "destination": destination, "codec": plan.codec.to_bytes()}
     done: dict[str, CodedTask] = {}
     nbytes = {task.key: task.nbytes for task in plan.tasks}
-    for outcome in run_bounded(
-        code_task, jobs, shared=shared, max_bytes_in_flight=MAX_BYTES_IN_FLIGHT, workers=workers
-    ):
-        if outcome.error is not None:
-            raise outcome.error
-        assert outcome.value is not None
-        done[outcome.job.key] = outcome.value
-        on_progress(nbytes[outcome.job.key])
+    outcomes = run_bounded(code_task, jobs, shared=shared, max_bytes_in_flight=MAX_BYTES_IN_FLIGHT, workers=workers)
+    with closing(cast("Generator[Outcome[CodedTask]]", outcomes)):  # after a failure nobody goes on writing
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+            assert outcome.value is not None
+            done[outcome.job.key] = outcome.value
+            on_progress(nbytes[outcome.job.key])
     return [done[task.key] for task in plan.tasks]
 
 
-def _assemble(plan: Plan, coded: list[CodedTask], destination: Store) -> Manifest:
+def _assemble(plan: Plan, coded: list[CodedTask], carried: Carried, destination: Store) -> Manifest:
     """Store everything but the manifest and return that."""
+    _check_unchanged(plan.checkpoint)
     rows = [row for task in coded for row in task.rows]
     payloads = [task.payload for task in coded]
-    files, derived = _carry_files(plan.checkpoint, destination)
-    return Manifest(
+    index = write_index(rows)
+    write_files(carried, plan.checkpoint, destination)
+    manifest = Manifest(
         codec=put_object(destination, "codec", plan.codec.to_bytes()),
-        index=put_object(destination, "index", write_index(rows)),
+        index=put_object(destination, "index", index),
         payloads=payloads,
-        files=files,
-        derived=derived,
+        files=list(carried.files),
+        derived=list(carried.derived),
         weight_files=[WeightFile(path=f.path, size=f.size, metadata=f.metadata) for f in plan.checkpoint.weight_files],
         skipped=[Skipped(path=s.path, size=s.size, reason=s.reason) for s in plan.checkpoint.skipped],
         counts=Counts(
@@ -216,67 +211,67 @@ def _assemble(plan: Plan, coded: list[CodedTask], destination: Store) -> Manifes
             payload_bytes=sum(ref.size for ref in payloads),
         ),
         job=plan.job,
-        fingerprint=plan.fingerprint([row.source_sha256 for row in rows]),
+        fingerprint=plan.fingerprint([row.source_sha256 for row in rows], carried),
     )
+    read_index(index, manifest, "the new index")  # what is committed opens: a reader refuses more than a writer does
+    return manifest
 
 
-def _carry_files(checkpoint: Checkpoint, destination: Store) -> tuple[list[CarriedFile], list[DerivedFile]]:
-    """Copy the checkpoint's other files; config.json is stored as it was and, at the root, as transformers needs it."""
-    files: list[CarriedFile] = []
-    derived: list[DerivedFile] = []
-    for info in checkpoint.other_files:
-        data = checkpoint.store.get(info.key)
-        if info.key == _CONFIG and checkpoint.config is not None:
-            config = (
-                json.dumps({**checkpoint.config, "quantization_config": QUANTIZATION_CONFIG}, indent=2).encode() + b"\n"
+def _check_apart(plan: Plan, destination: Store) -> None:
+    """An artifact inside the folder of its source would be part of that checkpoint the next time. Raises UsageError."""
+    source, target = plan.source_uri.rstrip("/"), destination.uri.rstrip("/")
+    if f"{target}/".startswith(f"{source}/"):
+        raise UsageError(f"destination: found {target}, inside the source {source}; wanted a folder outside of it")
+
+
+def _check_unchanged(checkpoint: Checkpoint) -> None:
+    """Prevents a mixture of two checkpoints, where a weight file was replaced after its header had been read."""
+    for file in checkpoint.weight_files:
+        size = checkpoint.store.size(file.path)
+        if size != file.size:
+            raise StoreError(
+                f"{checkpoint.store.uri}/{file.path}",
+                f"has {size} bytes now, {file.size} when its header was read; nothing was committed",
             )
-            _create(destination, _CONFIG, config)
-            derived.append(DerivedFile(object=_CONFIG, size=len(config), sha256=hashlib.sha256(config).hexdigest()))
-        key = info.key if _belongs_at_root(info.key) and info.key != _CONFIG else f"source/{info.key}"
-        _create(destination, key, data)
-        files.append(CarriedFile(path=info.key, object=key, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return files, derived
 
 
-def _belongs_at_root(path: str) -> bool:
-    return path in _AT_ROOT or ("/" not in path and path.startswith(_AT_ROOT_PREFIXES))
-
-
-def _create(store: Store, key: str, data: bytes) -> None:
-    """Write a file whose name is not made from its content; equal content there already is fine, other content is not."""
-    try:
-        store.create(key, data)
-    except AlreadyExistsError as error:
-        if store.get(key) != data:
-            raise AlreadyExistsError(
-                error.key,
-                "the destination holds another file of this name; nothing was changed; choose another destination",
-            ) from None
-
-
-def _check_same(plan: Plan, existing: Manifest, destination: Store) -> None:
+def _check_same(
+    plan: Plan, carried: Carried, existing: Manifest, destination: Store, on_progress: Callable[[int], None]
+) -> None:
     """Whether the artifact that is there is the one that this run would make.
 
     Source bytes are hashed for it, which costs a fraction of coding them: headers alone do not tell fine-tunes apart.
 
     Raises:
         AlreadyExistsError: it is not.
+        IntegrityError: it is, but an object of it is gone or cut off.
     """
-    digests = [
-        hashlib.sha256(read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)).digest()
-        for block in plan.blocks
+    changed = [
+        f"{key}: there {existing.job.get(key)}, here {plan.job.get(key)}"
+        for key in sorted({*existing.job, *plan.job})
+        if existing.job.get(key) != plan.job.get(key)
     ]
-    wanted = plan.fingerprint(digests)
-    if existing.fingerprint != wanted:
-        changed = sorted(key for key in {*existing.job, *plan.job} if existing.job.get(key) != plan.job.get(key))
-        reason = (
-            "; ".join(f"{key}: there {existing.job.get(key)}, here {plan.job.get(key)}" for key in changed)
-            or "same options, other weights"
-        )
+    digests = []
+    for block in [] if changed else plan.blocks:
+        source = read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)
+        digests.append(hashlib.sha256(source).digest())
+        on_progress(len(source))
+    if changed or existing.fingerprint != plan.fingerprint(digests, carried):
+        reason = "; ".join(changed) or "same options, other weights or files"
         raise AlreadyExistsError(
-            f"{destination.uri}/manifest.json",
+            f"{destination.uri}/{MANIFEST_KEY}",
             f"the destination holds a different artifact ({reason}); nothing was changed; choose another destination",
         )
+    sizes = {ref.object: ref.size for ref in (existing.codec, existing.index, *existing.payloads)}
+    sizes |= {file.object: file.size for file in existing.files} | {made.object: made.size for made in existing.derived}
+    for key, size in sizes.items():
+        try:
+            found = f"{destination.size(key)} bytes"
+        except NotFoundError:
+            found = "nothing"
+        if found != f"{size} bytes":
+            wanted = f"{size} bytes; this very artifact was here but is damaged: delete it and compress again"
+            raise IntegrityError(f"{destination.uri}/{key}", found, wanted)
 
 
 def _result(plan: Plan, manifest: Manifest, *, created: bool, seconds: float) -> CompressResult:

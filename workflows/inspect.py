@@ -69,5 +69,5 @@ def artifact_nbytes(artifact: Artifact) -> dict[str, int]:
         "index": manifest.index.size,
         "codec": manifest.codec.size,
         "manifest": len(manifest.to_bytes()),
-        "files": sum(file.size for file in (*manifest.files, *manifest.derived)),
+        "files": sum(file.size for file in manifest.files) + sum(file.size for file in manifest.derived),
     }

@@ -4,48 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
+from nwc_workflows.carried import Carried
 from nwc_workflows.sources import Checkpoint, open_checkpoint
 
 from nwc_core.artifact.index import BlockRow, write_index
-from nwc_core.artifact.objects import name_from_digest
+from nwc_core.artifact.objects import check_key, name_from_digest
 from nwc_core.codec import PRESETS, Codec
-from nwc_core.errors import UsageError
-from nwc_core.store import Store
+from nwc_core.encoded import MAX_RANK
+from nwc_core.errors import FormatError, UsageError
+from nwc_core.store import Store, open_store
+from nwc_core.strict_json import shown
 
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
-MAX_BITS = 16.0
+MAX_BITS = 16.0  # of a lossy tensor
+MAX_ELEMENTS = 1 << 48  # as in an index and a coded tensor
 _PAYLOAD_HEADER = 130  # bytes of a payload's header for each block
 _MANIFEST = (1500, 220)  # bytes of a manifest: fixed, and for each payload, file or weight file
 
 
-class CompressOptions(pydantic.BaseModel):
+@dataclass(frozen=True)
+class CompressOptions:
     """What determines an artifact besides the checkpoint and the codec.
 
     Attributes:
-        bits: bits per weight over all bytes that hold weights: payloads, index, codec and manifest.
+        bits: bits per weight over all bytes that hold weights: payloads, index, codec and manifest. There is no upper
+            limit: a tiny checkpoint is mostly codec and index.
         preset: how hard the encoder searches.
-    """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    Raises:
+        UsageError: an option out of its range.
+    """
 
     bits: float = 4.5
     preset: str = "default"
 
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> CompressOptions:
-        # Not pydantic's own constraints: a user is to read our words, wherever the options came from.
-        if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise UsageError(f"bits: found {self.bits}; wanted {MIN_BITS} to {MAX_BITS} bits per weight")
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits < math.inf:
+            raise UsageError(f"bits: found {self.bits}; wanted at least {MIN_BITS} bits per weight")
         if self.preset not in PRESETS:
             raise UsageError(f"preset: found {self.preset!r}; wanted one of {', '.join(PRESETS)}")
-        return self
+        object.__setattr__(self, "bits", float(self.bits))  # 4 and 4.0 make the same artifact
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,15 @@ class Plan:
     """A compression, ready to run.
 
     Attributes:
-        checkpoint: the source.
+        source_uri: what was given as the source, file or folder.
+        checkpoint: the same, opened.
         codec: the codec that every task uses.
         options: see CompressOptions.
         tasks: all work, in stored order.
         bits: bits per weight for the tensors that are coded lossily, so that the whole meets `options.bits`.
     """
 
+    source_uri: str
     checkpoint: Checkpoint
     codec: Codec
     options: CompressOptions
@@ -99,17 +106,19 @@ class Plan:
     @property
     def job(self) -> dict[str, Any]:
         """The options as the manifest holds them."""
-        return {**self.options.model_dump(), "codec": self.codec.digest}
+        return {**asdict(self.options), "codec": self.codec.digest}
 
-    def fingerprint(self, source_digests: list[bytes]) -> str:
+    def fingerprint(self, source_digests: list[bytes], carried: Carried) -> str:
         """SHA-256 (hex) of everything that determines the artifact: options, codec, layout and content of the source.
 
         Args:
             source_digests: of every block's source bytes, in stored order.
+            carried: the other files.
         """
         tensors = [[t.name, t.dtype.name, list(t.shape), t.file] for t in self.checkpoint.tensors]
         files = [[f.path, f.size, f.metadata] for f in self.checkpoint.weight_files]
-        described = json.dumps({"job": self.job, "tensors": tensors, "files": files}, sort_keys=True)
+        others = [[file.path, file.sha256] for file in carried.files]
+        described = json.dumps({"job": self.job, "tensors": tensors, "files": files, "others": others}, sort_keys=True)
         return hashlib.sha256(described.encode() + b"".join(source_digests)).hexdigest()
 
 
@@ -118,24 +127,42 @@ def make_plan(source: str | Path | Store, codec: Codec, options: CompressOptions
 
     Raises:
         UsageError: the rate cannot be met: what must be stored losslessly takes more than that.
+        FormatError: the source holds what no artifact can: an absurd shape, a path with a backslash.
         NwcError: the source cannot be read, see `open_checkpoint`.
     """
     checkpoint = open_checkpoint(source)
+    _check_holdable(checkpoint)
     tasks = tuple(pack_tasks(block for tensor in checkpoint.tensors for block in cut_tensor(tensor)))
     lossy = sum(block.numel for task in tasks for block in task.blocks if block.lossy)
     weights = sum(tensor.numel for tensor in checkpoint.tensors)
     fixed = _fixed_nbytes(checkpoint, codec, tasks)
     bits = (options.bits * weights - 8 * fixed) / lossy if lossy else options.bits
     if bits < MIN_BITS:
+        needed = math.ceil(100 * (MIN_BITS * lossy + 8 * fixed) / weights) / 100  # up: the figure said must do
         raise UsageError(
-            f"bits: found {options.bits}; wanted at least {(MIN_BITS * lossy + 8 * fixed) / weights:.2f}: the codec, the "
+            f"bits: found {options.bits}; wanted at least {needed:.2f}: the codec, the "
             f"index and the tensors that are stored losslessly take {fixed:,} bytes by themselves"
         )
-    return Plan(checkpoint, codec, options, tasks, min(bits, MAX_BITS))
+    return Plan(open_store(source).uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS))
+
+
+def _check_holdable(checkpoint: Checkpoint) -> None:
+    """Refuse now what the artifact's format refuses after hours of work. Raises FormatError."""
+    for tensor in checkpoint.tensors:
+        if len(tensor.shape) > MAX_RANK or math.prod(size for size in tensor.shape if size) > MAX_ELEMENTS:
+            where = f"{checkpoint.store.uri}/{tensor.file}: tensor {shown(tensor.name)}"
+            wanted = f"at most {MAX_RANK} dimensions whose product, zeros left out, is at most {MAX_ELEMENTS}"
+            raise FormatError(where, f"shape {shown(list(tensor.shape))}", wanted)
+    paths = [file.path for file in checkpoint.weight_files] + [info.key for info in checkpoint.other_files]
+    for path in [*paths, *(skipped.path for skipped in checkpoint.skipped)]:
+        try:
+            check_key(f"source/{path}")
+        except ValueError as error:
+            raise FormatError(f"{checkpoint.store.uri}: file {shown(path)}", "this path", f"one that {error}") from None
 
 
 def _fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: tuple[Task, ...]) -> int:
-    """Bytes that do not depend on the rate: lossless tensors (as if incompressible), index, codec, headers, manifest."""
+    """Bytes whatever the rate: lossless tensors (as if incompressible), index, codec, headers, manifest."""
     blocks = [block for task in tasks for block in task.blocks]
     lossless = sum(block.nbytes for block in blocks if not block.lossy)
     fixed, each = _MANIFEST

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
+from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
 from nwc_core.artifact.index import BlockRow
+from nwc_core.artifact.manifest import CarriedFile, DerivedFile
 from nwc_core.artifact.objects import ObjectRef, check_object
 from nwc_core.artifact.payload import check_payload
 from nwc_core.artifact.reader import Artifact
-from nwc_core.dtypes import DTYPES
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _MSE_TOLERANCE = 1e-5  # relative; sums in another order differ in the last digits
 
@@ -49,31 +54,41 @@ def verify(
     Returns:
         Problems, in the order of the manifest; none if all is well. A damaged object does not hide another's damage.
     """
+    manifest = artifact.manifest
     rows: dict[str, list[BlockRow]] = defaultdict(list)
     for row in artifact.index:
         rows[row.object].append(row)
     problems: list[Problem] = []
-    others: list[tuple[str, int, str]] = [
-        (item.object, item.size, item.sha256)
-        for item in (artifact.manifest.codec, *artifact.manifest.files, *artifact.manifest.derived)
-    ]
-    for key, size, sha256 in others:
+    others: list[ObjectRef | CarriedFile | DerivedFile] = [manifest.codec, *manifest.files, *manifest.derived]
+    for item in others:
         try:
-            check_object(artifact.store.get(key), size, sha256, f"{artifact.store.uri}/{key}")
+            where = f"{artifact.store.uri}/{item.object}"
+            check_object(artifact.store.get(item.object), item.size, item.sha256, where)
+            if item is manifest.codec:
+                artifact.codec  # noqa: B018  parses it
         except NwcError as error:
-            problems.append(Problem(key, error))
-        on_progress(size)
-    if problems and problems[0].where == artifact.manifest.codec.object:
-        return problems  # nothing can be decoded without it
+            problems.append(Problem(item.object, error))
+        on_progress(item.size)
+    # Without the codec nothing can be decoded, and saying so once is enough; digests tell of other damage still.
+    decodable = not problems or problems[0].where != manifest.codec.object
+    tensors = {tensor.name: tensor for tensor in source.tensors} if source else {}
 
     def check(ref: ObjectRef) -> list[Problem]:
         try:
-            return _check_payload(artifact, ref, rows[ref.object], source)
+            data = artifact.read_object(ref)
+            check_payload(data, rows[ref.object], f"{artifact.store.uri}/{ref.object}")
         except NwcError as error:
             return [Problem(ref.object, error)]
+        if not decodable:
+            return []
+        return [problem for row in rows[ref.object] if (problem := _check_block(artifact, row, data, compare))]
+
+    def compare(row: BlockRow, decoded: torch.Tensor) -> None:
+        if source is not None:
+            _compare(row, decoded, source, tensors.get(row.tensor))
 
     with ThreadPoolExecutor(threads) as pool:
-        for ref, found in zip(artifact.manifest.payloads, pool.map(check, artifact.manifest.payloads), strict=True):
+        for ref, found in zip(manifest.payloads, pool.map(check, manifest.payloads), strict=True):
             problems += found
             on_progress(ref.size)
     if source is not None:
@@ -81,43 +96,40 @@ def verify(
     return problems
 
 
-def _check_payload(
-    artifact: Artifact, ref: ObjectRef, rows: list[BlockRow], source: Checkpoint | None
-) -> list[Problem]:
-    data = artifact.read_object(ref)
-    check_payload(data, rows, f"{artifact.store.uri}/{ref.object}")
-    problems = []
-    for row in rows:
-        try:
-            # From the bytes at hand: they are the ones whose digest was just checked.
-            block = data[row.offset : row.offset + row.length]
-            _check_block(artifact, row, block, source)
-        except NwcError as error:
-            problems.append(Problem(row.tensor, error))
-    return problems
+def _check_block(
+    artifact: Artifact, row: BlockRow, payload: bytes, compare: Callable[[BlockRow, torch.Tensor], None]
+) -> Problem | None:
+    """Decode one block, from the payload's bytes at hand: they are the ones whose digest was just checked."""
+    data = payload[row.offset : row.offset + row.length]
+    try:
+        check_object(data, row.length, row.sha256.hex(), _where(row))
+        compare(row, artifact.decode_bytes(row, data))
+    except NwcError as error:
+        return Problem(row.tensor, error)
+    return None
 
 
-def _check_block(artifact: Artifact, row: BlockRow, data: bytes, source: Checkpoint | None) -> None:
-    """Decode one block and, with a source, compare."""
-    where = f"tensor {row.tensor!r}, elements [{row.start}, {row.stop})"
-    check_object(data, row.length, row.sha256.hex(), where)
-    decoded = artifact.decode_bytes(row, data)
-    if source is None:
-        return
-    tensor = next((tensor for tensor in source.tensors if tensor.name == row.tensor), None)
+def _compare(row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None) -> None:
+    """A decoded block and the source's tensor of its name. Raises FormatError where they differ."""
+    where = _where(row)
     if tensor is None or tensor.shape != row.shape or tensor.dtype.name != row.dtype:
         found = f"{tensor.dtype.name} {list(tensor.shape)}" if tensor else "no such tensor"
         raise FormatError(f"{where} of the source", found, f"{row.dtype} {list(row.shape)}")
     original = read_bytes(source, tensor, row.start, row.stop)
     if hashlib.sha256(original).digest() != row.source_sha256:
         raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
-    wanted = to_tensor(original, DTYPES[row.dtype], tuple(decoded.shape))
+    wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
     if row.coder == "nwc":
-        mse = float((decoded.double() - wanted.double()).square().mean())
-        if abs(mse - row.mse) > _MSE_TOLERANCE * row.mse:
+        # As the encoder counts: in float32, also for float64.
+        mse = float((decoded.float() - wanted.float()).double().square().mean())
+        if not math.isclose(mse, row.mse, rel_tol=_MSE_TOLERANCE):
             raise FormatError(where, f"mean squared error {mse:.6g}", f"{row.mse:.6g}, as recorded")
     elif not np.array_equal(tensor_bytes(decoded), tensor_bytes(wanted)):
         raise FormatError(where, "other bits than the source's", "a lossless copy")
+
+
+def _where(row: BlockRow) -> str:
+    return f"tensor {row.tensor!r}, elements [{row.start}, {row.stop})"
 
 
 def _missing(artifact: Artifact, source: Checkpoint) -> list[Problem]:

@@ -43,19 +43,14 @@ class PriorNetwork(nn.Module):
 
     def mixture(self, log2_s: torch.Tensor, shape: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(log weights, log2 scales), both [..., components]; scales in units of the step."""
-        log2_s, shape = torch.broadcast_tensors(log2_s, shape)
+        log2_s, shape = torch.broadcast_tensors(log2_s, shape)  # type: ignore[no-untyped-call]
         x = torch.cat([log2_s[..., None] / 4, self.embedding(shape)], -1)
         weights, scales = self.layers(x).chunk(2, -1)
         return torch.log_softmax(weights, -1), log2_s[..., None] + scales
 
     def bits(self, n: torch.Tensor, log2_s: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
         """Code length in bits of points n, or n plus noise, given their parity; arguments broadcast."""
-        weights, scales = self.mixture(log2_s, shape)
-        # Measured from the far tail on both sides of zero, where erfc is small and exact.
-        z = n.abs()[..., None]
-        inverse = torch.exp2(-scales) * 0.7071067811865476
-        mass = 0.5 * (torch.erfc((z - 1) * inverse) - torch.erfc((z + 1) * inverse))
-        return -torch.log2((weights.exp() * mass).sum(-1) + _FLOOR)
+        return code_length(n, *self.mixture(log2_s, shape))
 
     @torch.no_grad()
     def pmf(self, reach: int) -> list[list[npt.NDArray[np.float64]]]:
@@ -71,6 +66,15 @@ class PriorNetwork(nn.Module):
                 rows.append(p)
             out.append(rows)
         return out
+
+
+def code_length(n: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Bits of points n [...] given their parity, under mixtures as `PriorNetwork.mixture` gives them."""
+    # Measured from the far tail on both sides of zero, where erfc is small and exact.
+    z = n.abs()[..., None]
+    inverse = torch.exp2(-scales) * 0.7071067811865476
+    mass = 0.5 * (torch.erfc((z - 1) * inverse) - torch.erfc((z + 1) * inverse))
+    return -torch.log2((weights.exp() * mass).sum(-1) + _FLOOR)
 
 
 def level_log2_s() -> torch.Tensor:

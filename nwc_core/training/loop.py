@@ -10,6 +10,7 @@ Every random draw is a function of the seed and the step, so a resumed run gives
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -27,10 +28,12 @@ from nwc_core.prior import RATE_SPAN, Prior
 from nwc_core.scales import Spread
 from nwc_core.training.counts import count_points
 from nwc_core.training.dataset import WeightDataset, WeightMatrix
-from nwc_core.training.density import PriorNetwork, level_log2_s
+from nwc_core.training.density import PriorNetwork, code_length, level_log2_s
 from nwc_core.training.objective import OrthonormalTransform, rate_distortion
 
 _LOG_EVERY = 50
+_REASSIGNMENTS = 8  # times in a round that every matrix chooses its shape anew
+_CURVE_POINTS = 20  # of phase 1 in the provenance
 _REACH = 600  # of the exported probabilities, in points: past the widest table
 _RATE_WEIGHT = 1.0  # lambda; only alpha / lambda matters, and alpha is drawn over its whole range
 
@@ -58,14 +61,14 @@ class TrainingConfig:
     seed: int = 0
     shapes: int = 8
     transforms: tuple[int, ...] = (9,)
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 8
     weights: int = 8192
     learning_rate: float = 3e-3
     log2_alpha: tuple[float, float] = (0.0, 14.0)
     chunk_spread: float = 1.0
-    rounds: int = 4
-    fit_steps: int = 400
+    rounds: int = 3
+    fit_steps: int = 800
     held_out: float = 0.1
     n_states: int = 8
 
@@ -123,26 +126,22 @@ class Trainer:
         while self.state.step < self.config.steps:
             self._joint_step()
             if self.state.step % _LOG_EVERY == 0 or self.state.step == self.config.steps:
-                self.progress(self.state.step, total, f"joint, loss {self.state.curve[-1]['loss']:.3f}")
                 self._save()
+                self.progress(self.state.step, total, f"joint, loss {self.state.curve[-1]['loss']:.3f}")
         while self.state.round < self.config.rounds:
             self._fit_round()
-            last = self.state.curve[-1]
-            self.progress(
-                self.config.steps + self.state.round,
-                total,
-                f"fit, {last['held_out_bits']:.4f} bits on held-out tensors",
-            )
             self._save()
+            held_out = self.state.curve[-1]["held_out_bits"]
+            done = self.config.steps + self.state.round
+            self.progress(done, total, f"fit, {held_out:.4f} bits on held-out tensors")
         return self._codec()
 
     def _joint_step(self) -> None:
         config, state = self.config, self.state
         rng = np.random.default_rng([config.seed, state.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        # Cosine decay to zero: the last steps average the noise out.
         for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * state.step / config.steps))
+            group["lr"] = config.learning_rate * _cosine(state.step / config.steps)
         train = self.dataset.train
         sizes = np.sqrt([matrix.values.size for matrix in train])
         losses = []
@@ -186,14 +185,20 @@ class Trainer:
             for index, (matrix, shape) in enumerate(zip(self.dataset.train, state.shape_of, strict=True))
         ]
         stacked = torch.from_numpy(np.stack(counts)).reshape(len(counts), -1)
-        state.shape_of = self._assign(stacked)
+        points = _Points(stacked.sum(0) > 0)
+        stacked = stacked[:, points.seen]
         optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-        sums = torch.zeros(config.shapes, stacked.shape[1])
-        sums.index_add_(0, torch.tensor(state.shape_of), stacked)
         for step in range(config.fit_steps):
+            if step % (config.fit_steps // _REASSIGNMENTS) == 0:
+                # The first fit starts with the shapes kept apart by tails: from like tables most would never be chosen.
+                if state.round or step >= config.fit_steps // 4:
+                    with torch.no_grad():
+                        state.shape_of = (stacked @ points.bits(self.network).T).argmin(1).tolist()
+                sums = torch.zeros(config.shapes, stacked.shape[1])
+                sums.index_add_(0, torch.tensor(state.shape_of), stacked)
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.fit_steps))
-            loss = (sums * self._all_bits()).sum() / sums.sum()
+                group["lr"] = config.learning_rate * _cosine(step / config.fit_steps)
+            loss = (sums * points.bits(self.network)).sum() / sums.sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -217,18 +222,6 @@ class Trainer:
         log2_steps = np.arange(1.0, -6.01, -0.5) + rng.uniform(-0.25, 0.25)
         return count_points(matrix, log2_steps, prior, shape, basis, config.n_states, config.weights, rng)
 
-    def _all_bits(self) -> torch.Tensor:
-        """[shapes, TABLE_LEVELS * RATE_SPAN] code length of every |n|."""
-        n = torch.arange(RATE_SPAN, dtype=torch.float32)
-        shapes = torch.arange(self.config.shapes)
-        bits = self.network.bits(n[None, None, :], level_log2_s()[None, :, None], shapes[:, None, None])
-        return bits.reshape(self.config.shapes, -1)
-
-    @torch.no_grad()
-    def _assign(self, counts: torch.Tensor) -> list[int]:
-        best: list[int] = (counts @ self._all_bits().T).argmin(1).tolist()
-        return best
-
     @torch.no_grad()
     def _held_out_bits(self, bases: list[npt.NDArray[np.int16]]) -> float:
         """Mean code length of held-out matrices, each under its best shape; training ones if none are held out."""
@@ -236,7 +229,8 @@ class Trainer:
         prior = Prior.from_pmf(self.network.pmf(_REACH))
         counts = np.stack([self._count(matrix, prior, 0, bases, 10**6 + i) for i, matrix in enumerate(matrices)])
         flat = torch.from_numpy(counts).reshape(len(counts), -1)
-        return float((flat @ self._all_bits().T).min(1).values.sum() / flat.sum())
+        points = _Points(flat.sum(0) > 0)
+        return float((flat[:, points.seen] @ points.bits(self.network).T).min(1).values.sum() / flat.sum())
 
     def _bases(self) -> list[npt.NDArray[np.int16]]:
         with torch.no_grad():
@@ -245,6 +239,8 @@ class Trainer:
             ]
 
     def _codec(self) -> Codec:
+        joint = len(self.state.curve) - self.config.rounds
+        thinned = max(1, joint // _CURVE_POINTS)
         provenance: dict[str, Any] = {
             "architecture": "nwc",
             "config": asdict(self.config),
@@ -284,6 +280,24 @@ class Trainer:
         self.state = _State(**saved["state"])
 
 
+class _Points:
+    """The (level, |n|) that occur at all, a fifth of those that could: code lengths are computed for these only."""
+
+    def __init__(self, seen: torch.Tensor) -> None:
+        """seen: [TABLE_LEVELS * RATE_SPAN] bool."""
+        self.seen = seen
+        flat = torch.nonzero(seen)[:, 0]
+        self._n = (flat % RATE_SPAN).float()
+        self._level = flat // RATE_SPAN
+
+    def bits(self, network: PriorNetwork) -> torch.Tensor:
+        """[shapes, points] code lengths."""
+        shapes = torch.arange(network.embedding.num_embeddings)
+        # The network runs once for each level, not for each point.
+        weights, scales = network.mixture(level_log2_s()[None, :], shapes[:, None])
+        return code_length(self._n, weights[:, self._level], scales[:, self._level])
+
+
 def _by_tails(matrices: list[WeightMatrix], shapes: int) -> list[int]:
     """A first shape for every matrix: rank of its kurtosis once rows and columns are normalised, cut into equal parts."""
     kurtosis = []
@@ -293,6 +307,11 @@ def _by_tails(matrices: list[WeightMatrix], shapes: int) -> list[int]:
         kurtosis.append(float(np.mean(z**4) / np.mean(z**2) ** 2))
     rank = np.argsort(np.argsort(kurtosis))
     return [int(r) * shapes // len(matrices) for r in rank]
+
+
+def _cosine(done: float) -> float:
+    """Share of the learning rate left when this share of the steps is done: the last ones average the noise out."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _log_scale(coefficients: npt.NDArray[np.float32]) -> float:

@@ -31,7 +31,8 @@ class OrthonormalTransform(nn.Module):
         self.skew = nn.Parameter(0.3 * torch.randn(size, size, generator=generator))
 
     def forward(self) -> torch.Tensor:
-        return torch.linalg.matrix_exp(self.skew - self.skew.T)
+        basis: torch.Tensor = torch.linalg.matrix_exp(self.skew - self.skew.T)
+        return basis
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from nwc_workflows.commands.options import compress_options, ray_options
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, duration_text
+from nwc_workflows.wording import bytes_text, duration_text, name_text
 
 
 @click.command()
@@ -36,7 +36,7 @@ def compress(
 
     plan = make_plan(source, Codec.load(codec), CompressOptions(bits=bits, preset=preset))
     for skipped in plan.checkpoint.skipped:
-        output.note(f"left out: {skipped.path} ({bytes_text(skipped.size)}): {skipped.reason}")
+        output.note(f"left out: {name_text(skipped.path)} ({bytes_text(skipped.size)}): {skipped.reason}")
     store = open_store(destination)
     with output.progress(sum(task.nbytes for task in plan.tasks), "compress") as progress:
         done = run(plan, store, address=address, workers=workers, on_progress=progress.advance)

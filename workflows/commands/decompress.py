@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text
+from nwc_workflows.wording import bytes_text, name_text
 
 
 @click.command()
@@ -21,7 +21,7 @@ def decompress(output: Output, artifact: str, destination: str) -> None:
     store = open_store(destination)
     with nwc.open(artifact) as opened:
         manifest = opened.manifest
-        total = sum(file.size for file in (*manifest.weight_files, *manifest.files))
+        total = sum(file.size for file in manifest.weight_files) + sum(file.size for file in manifest.files)
         with output.progress(total, "decompress") as progress:
             restored = run(opened, store, on_progress=progress.advance)
     size = sum(file.size for file in restored)
@@ -32,5 +32,5 @@ def decompress(output: Output, artifact: str, destination: str) -> None:
         "skipped": [skipped.model_dump() for skipped in manifest.skipped],
     }
     for skipped in manifest.skipped:
-        output.note(f"not in the artifact: {skipped.path}: {skipped.reason}")
+        output.note(f"not in the artifact: {name_text(skipped.path)}: {skipped.reason}")
     output.result(data, f"{store.uri}: {len(restored)} files, {bytes_text(size)}")

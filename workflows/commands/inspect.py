@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text
+from nwc_workflows.wording import bytes_text, name_text
 
 
 @click.command()
@@ -26,7 +26,7 @@ def inspect(output: Output, artifact: str) -> None:
         ["tensor", "dtype", "shape", "coder", "blocks", "bits/weight", "rms error", "bytes", "share"],
         [
             [
-                *(t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar", "+".join(t.coders), t.blocks),
+                *(name_text(t.name), t.dtype, "x".join(map(str, t.shape)) or "scalar", "+".join(t.coders), t.blocks),
                 f"{t.bits_per_weight:.3f}" if t.numel else "0",
                 f"{t.mse**0.5:.3g}",
                 t.nbytes,
@@ -65,6 +65,6 @@ def inspect(output: Output, artifact: str) -> None:
     }
     output.result(
         data,
-        f"{manifest.counts.weights:,} weights, {bytes_text(source_bytes)} -> {bytes_text(weight_bytes)}, {bits:.3f} bits per "
-        f"weight, index and codec included; {len(manifest.files)} other files, {bytes_text(sizes['files'])}",
+        f"{manifest.counts.weights:,} weights, {bytes_text(source_bytes)} -> {bytes_text(weight_bytes)}, {bits:.3f} "
+        f"bits per weight, index and codec included; {len(manifest.files)} other files, {bytes_text(sizes['files'])}",
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nwc_workflows.commands.options import compress_options
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text
+from nwc_workflows.wording import bytes_text, name_text
 
 if TYPE_CHECKING:
     from nwc_workflows.plan import Plan
@@ -33,12 +33,12 @@ def plan(output: Output, source: str, bits: float, preset: str, codec: str) -> N
     output.table(
         ["tensor", "dtype", "shape", "coder", "blocks"],
         [
-            [t["name"], t["dtype"], "x".join(map(str, t["shape"])) or "scalar", t["coder"], t["blocks"]]
+            [name_text(t["name"]), t["dtype"], "x".join(map(str, t["shape"])) or "scalar", t["coder"], t["blocks"]]
             for t in data["tensors"]
         ],
     )
     for skipped in data["skipped"]:
-        output.note(f"left out: {skipped['path']} ({bytes_text(skipped['size'])}): {skipped['reason']}")
+        output.note(f"left out: {name_text(skipped['path'])} ({bytes_text(skipped['size'])}): {skipped['reason']}")
     output.result(data, lambda: summary_text(data))
 
 
@@ -63,6 +63,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "tasks": [{"name": task.key, "bytes": task.nbytes, "memory_bytes": task.memory} for task in plan.tasks],
         "source_bytes": plan.source_nbytes,
         "predicted_bytes": plan.predicted_nbytes,
+        "predicted_bits": 8 * plan.predicted_nbytes / max(1, plan.weights),
         "carried_bytes": plan.carried_nbytes,
         "bits": plan.options.bits,
         "bits_of_lossy_tensors": plan.bits,
@@ -73,12 +74,13 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 def summary_text(data: dict[str, Any]) -> str:
     lossy = sum(tensor["coder"] == "nwc" for tensor in data["tensors"])
+    times = data["source_bytes"] / max(1, data["predicted_bytes"])
     return "\n".join(
         [
             f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {lossy} coded by nwc at "
             f"{data['bits_of_lossy_tensors']:.3f} bits per weight, {len(data['tensors']) - lossy} losslessly",
             f"{bytes_text(data['source_bytes'])} of weights become about {bytes_text(data['predicted_bytes'])} "
-            f"({data['bits']:g} bits per weight, {data['source_bytes'] / max(1, data['predicted_bytes']):.1f} times smaller); "
+            f"({data['predicted_bits']:.3f} bits per weight, {times:.1f} times smaller); "
             f"{bytes_text(data['carried_bytes'])} of other files are kept as they are",
             f"{len(data['tasks'])} tasks, each worker holds at most {bytes_text(data['worker_memory_bytes'])}",
         ]

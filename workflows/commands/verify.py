@@ -6,6 +6,7 @@ import os
 
 import click
 from nwc_workflows.console import ExitCode, Output, with_output
+from nwc_workflows.wording import name_text
 
 
 @click.command()
@@ -26,7 +27,7 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
     with nwc.open(artifact) as opened:
         manifest = opened.manifest
         total = manifest.counts.payload_bytes + manifest.codec.size
-        total += sum(file.size for file in (*manifest.files, *manifest.derived))
+        total += sum(file.size for file in manifest.files) + sum(file.size for file in manifest.derived)
         with output.progress(total, "verify") as progress:
             problems = run(opened, checkpoint, threads=os.cpu_count() or 1, on_progress=progress.advance)
         data = {
@@ -38,7 +39,7 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
             "problems": [{"where": problem.where, "message": str(problem.error)} for problem in problems],
         }
     for problem in problems:
-        output.note(f"{problem.where}: {problem.error}")
+        output.note(f"{name_text(problem.where)}: {problem.error}")
     compared = " and agree with the source" if source else ""
     output.result(
         data,
