@@ -2,7 +2,7 @@
 
 A codec file is a safetensors file of at most 128 KB:
 
-    prior.width      U8  [shapes, 72]   half width of every level's tables
+    prior.width      U8  [shapes, 64]   half width of every level's tables
     prior.freq       U16 [...]          frequencies, see `nwc_core.prior`
     transform.K      I16 [g, g]         K = 1, 2, ...: learned transforms, see `nwc_core.transform`
 
@@ -45,8 +45,8 @@ MAX_CODEC_BYTES = 128 * 1024
 PRESETS = {"scalar": 1, "fast": 4, "default": 8, "max": 256}  # trellis states
 # Below this a tensor's header and scales cost more than its weights save.
 MIN_LOSSY_WEIGHTS = 1024
-# A coded weight takes at least log2(2^14 / (2^14 - 1)) bit, so a byte holds at most 90,848 of them. A damaged or hostile
-# shape beyond this is refused before memory is asked for.
+# A coded weight takes at least log2(2^14 / (2^14 - 1)) bit, so a byte holds at most 90,848 of them. A damaged or
+# hostile shape beyond this is refused before memory is asked for.
 _MAX_WEIGHTS_PER_BYTE = 1 << 17
 # Share of the original bytes from which lossless coding may be smaller: bfloat16 weights pack to about two thirds.
 _TRY_LOSSLESS = 0.625
@@ -265,10 +265,10 @@ class Codec:
             # The error is that of the real decoder, rounding to the tensor's own type included.
             decoded[index] = stream.weights(self.prior, self.transforms, "just encoded", threads)
         result = torch.from_numpy(layout.from_matrices(decoded, shape)).to(weight.dtype)
-        if not bool(torch.isfinite(result).all()):
-            raise Unsuitable  # a weight near the end of float16's range was rounded past it
         error = result.to(torch.float32).numpy() - values
         mse = float(np.square(error, dtype=np.float64).mean())
+        if not math.isfinite(mse):
+            raise Unsuitable  # a weight near the end of float16's range was rounded past it
         return EncodedTensor(dtype, shape, "nwc", out.getvalue(), side_nbytes=side, mse=mse)
 
     def decode(self, encoded: EncodedTensor, threads: int = 1, where: str = "coded tensor") -> torch.Tensor:
@@ -294,13 +294,16 @@ class Codec:
                 f"shape {list(encoded.shape)} in {len(encoded.body)} bytes",
                 f"at most {_MAX_WEIGHTS_PER_BYTE} weights for each byte",
             )
-        decoded = np.empty((count, m, n), np.float32)
+        # All headers and sizes are read, and checked, before memory for the weights is taken.
+        streams = []
         for index in range(count):
             body = ByteReader(reader.raw(reader.varint()), f"{where}, matrix {index}")
-            stream = MatrixStream.read(body, m, n, self.prior, self.transforms)
+            streams.append(MatrixStream.read(body, m, n, self.prior, self.transforms))
             body.end()
-            decoded[index] = stream.weights(self.prior, self.transforms, body.where, threads)
         reader.end()
+        decoded = np.empty((count, m, n), np.float32)
+        for index, stream in enumerate(streams):
+            decoded[index] = stream.weights(self.prior, self.transforms, f"{where}, matrix {index}", threads)
         return torch.from_numpy(layout.from_matrices(decoded, encoded.shape)).to(encoded.dtype.torch)
 
 

@@ -25,9 +25,11 @@ from nwc_core.errors import FormatError
 
 OCTAVE = 8  # levels per octave: half of one level is 4 % of sigma, which costs 0.002 bit at most
 LEVEL_ZERO = 24  # the level where sigma equals the step
-TABLE_LEVELS = 72  # sigma / step up to 2^5.9, which is 6.9 bits per weight
-LEVELS = 200  # with raw bits: sigma / step up to 2^22
+# sigma / step up to 2^4.9, 5.9 bits per weight: the widest tables that have no need to cut tails off at 256 symbols.
+TABLE_LEVELS = 64
+LEVELS = 192  # with up to 16 raw bits: sigma / step up to 2^21
 # 14 bits: tables of 12 misfit by up to 0.005 bit at 6 bits per weight, those of 14 by 0.001.
+# Baked into cached kernels: whoever changes it must remove __pycache__ (so `make clean`).
 PRECISION = 14
 TOTAL = 1 << PRECISION
 MAX_HALF_WIDTH = 126  # 2K + 3 symbols fit a byte
@@ -39,6 +41,11 @@ def raw_bits(level: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
     """How many low bits of k are stored as they are at each level."""
     # Signed first: levels come as uint8, which would wrap around below TABLE_LEVELS.
     return np.maximum(0, (level.astype(np.int32) - TABLE_LEVELS) // OCTAVE + 1)
+
+
+# What the compiled kernels look up; passed to them, since a cached kernel would keep a constant of another file for ever.
+RAW_OF_LEVEL = raw_bits(np.arange(LEVELS)).astype(np.int64)
+TABLE_OF_LEVEL = 2 * (np.arange(LEVELS) - OCTAVE * RAW_OF_LEVEL)  # of q = 0; that of q = 1 follows
 
 
 def normalise(pmf: npt.NDArray[np.float64], total: int = TOTAL) -> npt.NDArray[np.int64]:

@@ -25,7 +25,10 @@ from nwc_core.wire import ByteWriter
 # Restarting costs a state of 32 bits in every lane: 0.001 bit per weight at this length.
 _SEGMENT_WEIGHTS = 1 << 20
 _LANE_WEIGHTS = 1 << 13  # a lane's state costs 0.004 bit per weight at this length
-_PILOT_WEIGHTS = 1 << 16
+# A pilot's rate is off by about 0.8 bit over the square root of its size: a large matrix is worth a large pilot, since
+# missing the target costs a second search of all of it.
+_PILOT_SHARE, _MIN_PILOT, _MAX_PILOT = 1 / 16, 1 << 16, 1 << 18
+_PILOTS, _NEAR = 2, 0.05  # one is enough if it moved the step by less than this, in octaves
 _TOLERANCE = 0.004  # bits per weight
 _ATTEMPTS = 4
 _MAX_POINT = 1 << 22  # of an unquantised weight in steps; beyond, float32 could not hold the point exactly
@@ -106,10 +109,11 @@ def encode_matrix(
     problem = _choose_transform(weight, n_states, taps, prior, transforms, threads)
     tables = 0
     step = _solve(problem, tables, bits, 0.0)
-    correction = 0.0
-    for _ in range(2):
+    for _ in range(_PILOTS):
         tables, correction = _pilot(problem, step)
-        step = _solve(problem, tables, bits, correction)
+        before, step = step, _solve(problem, tables, bits, correction)
+        if abs(math.log2(step / before)) < _NEAR:
+            break
     best: tuple[float, MatrixStream] | None = None
     for _ in range(_ATTEMPTS):
         stream = _encode_at(problem, tables, step)
@@ -164,7 +168,8 @@ def _solve(problem: _Problem, tables: int, bits: float, correction: float) -> fl
 def _pilot(problem: _Problem, step: float) -> tuple[int, float]:
     """(best shape, measured less modelled bits per weight) on a sample of evenly spaced rows."""
     m, n = problem.coefficients.shape
-    count = min(m, max(1, _PILOT_WEIGHTS // n))
+    weights = int(np.clip(m * n * _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT))
+    count = min(m, max(1, weights // n))
     sample = np.linspace(0, m - 1, count).round().astype(np.int64)
     scales = problem.scales(step)
     level = replace(scales, rows=scales.rows[sample]).levels(0, count, by_columns=False)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core.errors import FormatError
-from nwc_core.prior import OCTAVE, PRECISION, TABLE_LEVELS, ShapeTables
+from nwc_core.prior import PRECISION, RAW_OF_LEVEL, TABLE_OF_LEVEL, ShapeTables
 
 LOW = 1 << 16  # lower bound of a state
 MAX_LANES = 32  # a GPU warp
@@ -35,15 +35,8 @@ OUT_OF_WORDS, OUT_OF_ESCAPES = -1, -2
 ESCAPED = 1 << 40  # no k is this large
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def _raw(level):  # type: ignore[no-untyped-def]
-    """Raw bits of one level, see nwc_core.prior."""
-    # Signed first: levels are uint8, and numba would turn uint64 minus int64 into a float.
-    return max(np.int64(0), (np.int64(level) - TABLE_LEVELS) // OCTAVE + 1)
-
-
 @nb.njit(cache=True, nogil=True)
-def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes):  # type: ignore[no-untyped-def]
+def _encode(points, level, lanes, next_state, raw_of, table_of, freq, start, zero, words, escapes):  # type: ignore[no-untyped-def]
     """Returns (first word used, escapes used, states). `words` fills from its end, as decoding reads forward."""
     count = points.shape[0]
     states = np.full(lanes, LOW, np.uint64)
@@ -54,8 +47,8 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
         lane = i % lanes
         q = trellis[lane] & 1
         k = (points[i] - q) >> 1
-        raw = _raw(level[i])
-        t = 2 * (np.int64(level[i]) - OCTAVE * raw) + q
+        raw = raw_of[level[i]]
+        t = table_of[level[i]] + q
         symbol = (k >> raw) + zero[t]
         if symbol < 0 or symbol > 2 * zero[t] - q:
             escapes[n_escapes] = k
@@ -68,7 +61,7 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
         first = step * lanes
         last = min(first + lanes, count)
         for i in range(last - 1, first - 1, -1):
-            raw = _raw(level[i])
+            raw = raw_of[level[i]]
             if raw:
                 x = states[i - first]
                 if x >= np.uint64(1) << np.uint64(32 - raw):
@@ -79,7 +72,7 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
                 states[i - first] = x << np.uint64(raw) | np.uint64(k & ((1 << raw) - 1))
         for i in range(last - 1, first - 1, -1):
             t = table[i]
-            raw = _raw(level[i])
+            raw = raw_of[level[i]]
             symbol = (((points[i] - (t & 1)) >> 1) >> raw) + zero[t]
             escape = 2 * zero[t] + 1 - (t & 1)
             if symbol < 0 or symbol >= escape:
@@ -97,7 +90,9 @@ def _encode(points, level, lanes, next_state, freq, start, zero, words, escapes)
 
 
 @nb.njit(cache=True, nogil=True)
-def _decode(points, level, lanes, next_state, symbols, packed, zero, states, words, n_words, escapes):  # type: ignore[no-untyped-def]
+def _decode(  # type: ignore[no-untyped-def]
+    points, level, lanes, next_state, raw_of, table_of, symbols, packed, zero, states, words, n_words, escapes
+):
     """Fills `points` and leaves the final states in `states`; returns (words used or an error code, escapes used).
 
     `words` holds n_words words and then padding of at least 2 * lanes, so that only whole steps need a check.
@@ -109,17 +104,14 @@ def _decode(points, level, lanes, next_state, symbols, packed, zero, states, wor
     e = 0
     any_raw = False
     for i in range(count):
-        any_raw |= level[i] >= TABLE_LEVELS
+        any_raw |= raw_of[level[i]] > 0
     for first in range(0, count, lanes):
         width = min(lanes, count - first)
         if w > n_words:
             return OUT_OF_WORDS, e
         for lane in range(width):
-            lev = np.int64(level[first + lane])
-            if any_raw:
-                lev -= OCTAVE * _raw(level[first + lane])
             q = trellis[lane] & 1
-            t = 2 * lev + q
+            t = table_of[level[first + lane]] + q
             y = np.int64(states[lane])
             slot = y & _MASK
             symbol = np.int64(symbols[(t << PRECISION) + slot])
@@ -132,7 +124,7 @@ def _decode(points, level, lanes, next_state, symbols, packed, zero, states, wor
             index[lane] = ESCAPED if symbol == 2 * middle + 1 - q else symbol - middle
         if any_raw:
             for lane in range(width):
-                raw = _raw(level[first + lane])
+                raw = raw_of[level[first + lane]]
                 if raw:
                     y = np.int64(states[lane])
                     if index[lane] != ESCAPED:
@@ -188,7 +180,8 @@ def encode_segment(
     words = np.empty(points.size * 2 + 2 * lanes, np.uint16)
     escapes = np.empty(points.size, np.int32)
     first, n_escapes, states = _encode(
-        points, level, lanes, next_state, tables.freq, tables.start, tables.zero, words, escapes
+        *(points, level, lanes, next_state, RAW_OF_LEVEL, TABLE_OF_LEVEL),
+        *(tables.freq, tables.start, tables.zero, words, escapes),
     )
     return Segment(states.astype(np.uint32), words[first:].copy(), escapes[:n_escapes].copy())
 
@@ -210,7 +203,8 @@ def decode_segment(
     states = segment.states.copy()
     padded = np.concatenate([segment.words, np.zeros(2 * lanes, np.uint16)])
     used, escapes = _decode(
-        *(points, level, lanes, next_state, tables.symbol.reshape(-1), tables.packed.reshape(-1), tables.zero),
+        *(points, level, lanes, next_state, RAW_OF_LEVEL, TABLE_OF_LEVEL),
+        *(tables.symbol.reshape(-1), tables.packed.reshape(-1), tables.zero),
         *(states, padded, n_words, segment.escapes),
     )
     if used == OUT_OF_ESCAPES or escapes != segment.escapes.size:

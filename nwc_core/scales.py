@@ -46,7 +46,7 @@ class Scales:
         rows, columns = self.rows << self.row_shift, self.columns << self.column_shift
         outer, inner = (columns, rows) if by_columns else (rows, columns)
         out = np.empty((last - first, inner.size), np.uint8)
-        _fill_levels(outer[first:last] + np.int32(self.base), inner, out)
+        _fill_levels(outer[first:last] + np.int32(self.base), inner, LEVELS - 1, out)
         return out.reshape(-1)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
@@ -67,10 +67,10 @@ class Scales:
 
 
 @nb.njit(cache=True, nogil=True)
-def _fill_levels(outer, inner, out):  # type: ignore[no-untyped-def]
+def _fill_levels(outer, inner, top, out):  # type: ignore[no-untyped-def]
     for i in range(outer.size):
         for j in range(inner.size):
-            out[i, j] = min(max(outer[i] + inner[j], 0), LEVELS - 1)
+            out[i, j] = min(max(outer[i] + inner[j], 0), top)
 
 
 @dataclass(frozen=True)

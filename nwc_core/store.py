@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from nwc_core.errors import UsageError
+
+Role = Literal["source", "destination"]  # what a URI is in a command: credentials may differ between the two
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ class Store(Protocol):
         ...
 
 
-def open_store(uri: str | Path | Store) -> Store:
+def open_store(uri: str | Path | Store, role: Role | None = None) -> Store:
     """The store behind a URI ("s3://bucket/prefix", "file:///folder") or a local path.
+
+    Args:
+        uri: a store is returned as it is.
+        role: what the URI is to the caller; a store may take settings of that role from the environment.
 
     Raises:
         UsageError: no store is registered for the URI's scheme.
@@ -79,5 +85,5 @@ def open_store(uri: str | Path | Store) -> Store:
     found = {point.name: point for point in entry_points(group="nwc.stores")}
     if scheme not in found:
         raise UsageError(f"{text}: no store is registered for {scheme}://; known schemes: {', '.join(sorted(found))}")
-    store: Store = found[scheme].load()(text)
+    store: Store = found[scheme].load()(text, role)
     return store

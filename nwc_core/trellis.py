@@ -34,8 +34,8 @@ STATES = (1, *(1 << v for v in _POLYNOMIALS))
 # The Lagrange multiplier in units of step^2 per bit. -dD/dR is 2 ln 2 D at high rate, and D is a quarter to a third of
 # step^2; found by measuring the distance to Shannon's bound from 2 to 6 bits, which is flat around these.
 _LAMBDA_SCALAR, _LAMBDA_TRELLIS = 0.46, 0.36
-# How far below u, in steps, a candidate is looked for at most. The cap matters in heavy tails: without it an outlier in a
-# row of small weights is dragged toward zero, which costs up to 0.1 bit per weight; with it the best path is at most
+# How far below u, in steps, a candidate is looked for at most. The cap matters in heavy tails: without it an outlier in
+# a row of small weights is dragged toward zero, which costs up to 0.1 bit per weight; with it the best path is at most
 # 0.003 bit from the best over all points.
 _MAX_PULL = np.float32(0.5)
 _RENORMALISE = 64  # steps between subtractions of the least path cost, which keep float32 exact enough

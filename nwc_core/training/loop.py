@@ -72,6 +72,11 @@ class TrainingConfig:
     held_out: float = 0.1
     n_states: int = 8
 
+    @property
+    def total_steps(self) -> int:
+        """Updates in both phases together, the unit of progress."""
+        return self.steps + self.rounds * self.fit_steps
+
 
 @dataclass
 class _State:
@@ -122,7 +127,7 @@ class Trainer:
 
     def run(self) -> Codec:
         """Train to the end and return the codec."""
-        total = self.config.steps + self.config.rounds
+        total = self.config.total_steps
         while self.state.step < self.config.steps:
             self._joint_step()
             if self.state.step % _LOG_EVERY == 0 or self.state.step == self.config.steps:
@@ -132,7 +137,7 @@ class Trainer:
             self._fit_round()
             self._save()
             held_out = self.state.curve[-1]["held_out_bits"]
-            done = self.config.steps + self.state.round
+            done = self.config.steps + self.state.round * self.config.fit_steps
             self.progress(done, total, f"fit, {held_out:.4f} bits on held-out tensors")
         return self._codec()
 

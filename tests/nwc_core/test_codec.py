@@ -15,10 +15,11 @@ from codec_samples import VIEWS, bits_of, gaussian, random_bits, sample_codec, s
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nwc_core.codec import MAX_CODEC_BYTES, PRESETS, Codec, lossy_candidate
+from nwc_core.codec import PRESETS, Codec, lossy_candidate
 from nwc_core.dtypes import DTYPES, DType
 from nwc_core.encoded import EncodedTensor
-from nwc_core.errors import FormatError, UnknownCodecError, UsageError, VersionError
+from nwc_core.errors import UsageError
+from nwc_core.matrices import Layout
 from nwc_core.matrix_stream import MatrixStream
 from nwc_core.prior import OCTAVE, PRECISION, raw_bits
 from nwc_core.wire import ByteReader, ByteWriter
@@ -185,7 +186,7 @@ def _ideal_bits(stream: MatrixStream) -> float:
         + (scales.rows[:, None].astype(int) << scales.row_shift)
         + (scales.columns[None, :].astype(int) << scales.column_shift),
         0,
-        199,
+        191,
     )
     tables = CODEC.prior.tables[stream.header.shape]
     n = stream.points(CODEC.prior, "x")
@@ -282,10 +283,17 @@ def test_the_same_bytes_twice_and_from_any_view(shape: tuple[int, ...], preset: 
 _DIGEST = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from codec_samples import gaussian, sample_codec
+from codec_samples import dct, gaussian, sample_codec
+from nwc_core.scales import Spread
+from nwc_core.transform import analyse
 digest = hashlib.sha256()
 for shape in ((600, 1000), (64, 64, 3, 3), (3000, 64)):
-    digest.update(sample_codec().encode(gaussian(*shape), 3.0).to_bytes())
+    weight = gaussian(*shape)
+    digest.update(sample_codec().encode(weight, 3.0).to_bytes())
+    # Rounding hides most differences from the stream, but not all, in the long run.
+    spread = Spread.measure(weight.reshape(shape[0], -1).numpy())
+    digest.update(spread.rows.tobytes() + spread.columns.tobytes())
+digest.update(analyse(gaussian(900, 900).numpy(), dct(3)).tobytes())
 print(digest.hexdigest())
 """
 
@@ -305,81 +313,14 @@ def test_requests_that_make_no_sense() -> None:
     for bits in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UsageError, match="bits per weight"):
             CODEC.encode(weight, bits)
-    with pytest.raises(UsageError, match="preset 'best'.*default"):
+    with pytest.raises(UsageError, match=r"preset 'best'.*default"):
         CODEC.encode(weight, 4.0, "best")
     with pytest.raises(UsageError, match="complex128"):
         CODEC.encode(weight.to(torch.complex128), 4.0)
 
 
-def test_the_codec_file(tmp_path: Path) -> None:
-    data = CODEC.to_bytes()
-    again = Codec.from_bytes(data)
-    assert again.to_bytes() == data
-    assert again.digest == CODEC.digest
-    assert again.provenance == CODEC.provenance
-    path = tmp_path / "mine.safetensors"
-    path.write_bytes(data)
-    assert Codec.load(path).digest == CODEC.digest
-    with pytest.raises(UnknownCodecError, match="default"):
-        Codec.load(tmp_path / "other.safetensors")
-
-
-def test_shipped_codecs_load_and_work() -> None:
-    assert "default" in Codec.available()
-    for name in Codec.available():
-        codec = Codec.load(name)
-        assert len(codec.to_bytes()) <= MAX_CODEC_BYTES
-        weight = gaussian(128, 256)
-        encoded = codec.encode(weight, 4.0)
-        assert encoded.mse is not None
-        assert encoded.bits_per_weight - 0.5 * math.log2(1 / encoded.mse) < 0.16
-        assert torch.equal(codec.decode(encoded), codec.decode(EncodedTensor.from_bytes(encoded.to_bytes())))
-
-
-def test_another_codec_does_not_decode_it() -> None:
-    encoded = Codec(CODEC.prior, [], {}).encode(gaussian(64, 64), 4.0)
-    swapped = Codec(type(CODEC.prior).from_pmf(_wider_tables()), [], {})
-    with pytest.raises(FormatError, match=r"layer\.3"):
-        swapped.decode(encoded, where="layer.3")
-
-
-def _wider_tables() -> list[list[np.ndarray]]:
-    from codec_samples import laplace_cdf, pmf
-
-    return [[pmf(laplace_cdf, level) for level in range(72)]]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "error", "message"),
-    [
-        (b'"version\\":1', b'"version\\":2', VersionError, "codec version 2"),
-        (b"nwc-codec", b"nwc-model", FormatError, "nwc-model"),
-        (b'"nwc":', b'"nwx":', FormatError, "no codec"),
-        (b"prior.width", b"prior.depth", FormatError, "prior.depth"),
-        (b"transform.1", b"transform.2", FormatError, "transform.2"),
-        (b'"I16"', b'"F16"', FormatError, "F16"),
-        (b'"U16"', b'"I16"', FormatError, "prior.freq"),
-    ],
-)
-def test_codec_files_that_are_not(old: bytes, new: bytes, error: type[FormatError], message: str) -> None:
-    data = CODEC.to_bytes()
-    old, new = old.replace(b'"version', b'\\"version'), new.replace(b'"version', b'\\"version')
-    assert data.count(old) == 1
-    with pytest.raises(error, match=message):
-        Codec.from_bytes(data.replace(old, new), "file")
-
-
-def test_codec_files_cut_short_or_too_long() -> None:
-    data = CODEC.to_bytes()
-    for damaged in (b"", data[:7], data[:200], data[:-1], data + b"\0", data + bytes(MAX_CODEC_BYTES)):
-        with pytest.raises(FormatError):
-            Codec.from_bytes(damaged, "file")
-
-
 def test_reading_a_layout_of_ones_own() -> None:
     """A [in, out] weight seen the other way costs and gives the same, transposed."""
-    from nwc_core.matrices import Layout
-
     weight = gaussian(96, 64)
     turned = CODEC.encode(weight, 4.0, layout=Layout((1, 0), 0, 1))
     plain = CODEC.encode(weight.t().contiguous(), 4.0)

@@ -69,7 +69,7 @@ def test_every_level_codes_its_extremes(level: int) -> None:
     tables, move = sample_codec().prior.tables[0], transitions(8)
     raw = int(raw_bits(np.array([level]))[0])
     width = int(tables.zero[2 * (level - OCTAVE * raw)])
-    edges = [edge for edge in ((width << raw), (width + 1 << raw) - 1, width + 1 << raw, (1 << 21) - 1)]
+    edges = (width << raw, (width + 1 << raw) - 1, width + 1 << raw, (1 << 21) - 1)
     k = np.array([sign * edge - (sign < 0) * d for edge in edges for sign in (1, -1) for d in (0, 1)] * 3, np.int64)
     k = np.clip(k, -(1 << 21), (1 << 21) - 1)
     points = follow(k, 2, 8)

@@ -66,20 +66,23 @@ def _vector(*fields: tuple[str, int]) -> bytes:
     return out.getvalue()
 
 
+CODED = ("varint", 3), ("u8", 1), ("zigzag", 0)  # three coded values around zero
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (_write([1, 2, 3, 4]), "4 row scales; wanted 3"),
         (_vector(("varint", 3), ("u8", 2), ("zigzag", 0)), "kind 2"),
         (_vector(("varint", 3), ("u8", 0), ("zigzag", 1 << 30)), "around"),
-        (_vector(("varint", 3), ("u8", 1), ("zigzag", 0), ("u8", 2), ("u8", 0)), "table shape 2"),
-        (_vector(("varint", 3), ("u8", 1), ("zigzag", 0), ("u8", 0), ("u8", TABLE_LEVELS)), "level 72"),
-        (_vector(("varint", 3), ("u8", 1), ("zigzag", 0), ("u8", 0), ("u8", 9), ("varint", 0), ("varint", 4)), "escapes"),
-        (_vector(("varint", 3), ("u8", 1), ("zigzag", 0), ("u8", 0), ("u8", 9), ("varint", 1 << 60), ("varint", 0)), "words"),
+        (_vector(*CODED, ("u8", 2), ("u8", 0)), "table shape 2"),
+        (_vector(*CODED, ("u8", 0), ("u8", TABLE_LEVELS)), "level 64"),
+        (_vector(*CODED, ("u8", 0), ("u8", 9), ("varint", 0), ("varint", 4)), "escapes"),
+        (_vector(*CODED, ("u8", 0), ("u8", 9), ("varint", 1 << 60), ("varint", 0)), "words"),
         (_write([1, 2, 3])[:-1], "layer 1"),
         (_write([1, 2, 1 << 20])[:-3] + b"\xff\xff\xff\xff\x0f", "escaped index"),
     ],
-)  # fmt: skip
+)
 def test_damaged_vectors(data: bytes, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         _read(data, 3)

@@ -60,7 +60,7 @@ def train(
         held_out=held_out,
     )
     found = find_sources(list(sources))
-    with output.progress(steps + rounds, "train", "steps") as progress:
+    with output.progress(config.total_steps, "train", "steps") as progress:
         done_before = 0
 
         def advance(done: int, total: int, what: str) -> None:

@@ -1,0 +1,76 @@
+"""The codec as a file: it comes back the same, and nothing else passes for one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from codec_samples import gaussian, laplace_cdf, pmf, sample_codec
+
+from nwc_core.codec import MAX_CODEC_BYTES, Codec
+from nwc_core.encoded import EncodedTensor
+from nwc_core.errors import FormatError, UnknownCodecError, VersionError
+from nwc_core.prior import TABLE_LEVELS, Prior
+
+CODEC = sample_codec()
+
+
+def test_the_codec_file(tmp_path: Path) -> None:
+    data = CODEC.to_bytes()
+    again = Codec.from_bytes(data)
+    assert again.to_bytes() == data
+    assert again.digest == CODEC.digest
+    assert again.provenance == CODEC.provenance
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(data)
+    assert Codec.load(path).digest == CODEC.digest
+    with pytest.raises(UnknownCodecError, match="default"):
+        Codec.load(tmp_path / "other.safetensors")
+
+
+def test_shipped_codecs_load_and_work() -> None:
+    assert "default" in Codec.available()
+    for name in Codec.available():
+        codec = Codec.load(name)
+        assert len(codec.to_bytes()) <= MAX_CODEC_BYTES
+        weight = gaussian(128, 256)
+        encoded = codec.encode(weight, 4.0)
+        assert encoded.mse is not None
+        assert encoded.bits_per_weight - 0.5 * math.log2(1 / encoded.mse) < 0.16
+        assert torch.equal(codec.decode(encoded), codec.decode(EncodedTensor.from_bytes(encoded.to_bytes())))
+
+
+def test_another_codec_does_not_decode_it() -> None:
+    encoded = Codec(CODEC.prior, [], {}).encode(gaussian(64, 64), 4.0)
+    swapped = Codec(Prior.from_pmf([[pmf(laplace_cdf, level) for level in range(TABLE_LEVELS)]]), [], {})
+    with pytest.raises(FormatError, match=r"layer\.3"):
+        swapped.decode(encoded, where="layer.3")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        (b'"version\\":1', b'"version\\":2', VersionError, "codec version 2"),
+        (b"nwc-codec", b"nwc-model", FormatError, "nwc-model"),
+        (b'"nwc":', b'"nwx":', FormatError, "no codec"),
+        (b"prior.width", b"prior.depth", FormatError, "prior.depth"),
+        (b"transform.1", b"transform.2", FormatError, "transform.2"),
+        (b'"I16"', b'"F16"', FormatError, "F16"),
+        (b'"U16"', b'"I16"', FormatError, "prior.freq"),
+    ],
+)
+def test_codec_files_that_are_not(old: bytes, new: bytes, error: type[FormatError], message: str) -> None:
+    data = CODEC.to_bytes()
+    old, new = old.replace(b'"version', b'\\"version'), new.replace(b'"version', b'\\"version')
+    assert data.count(old) == 1
+    with pytest.raises(error, match=message):
+        Codec.from_bytes(data.replace(old, new), "file")
+
+
+def test_codec_files_cut_short_or_too_long() -> None:
+    data = CODEC.to_bytes()
+    for damaged in (b"", data[:7], data[:200], data[:-1], data + b"\0", data + bytes(MAX_CODEC_BYTES)):
+        with pytest.raises(FormatError):
+            Codec.from_bytes(damaged, "file")
