@@ -27,13 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core.dtypes import DTYPES, from_torch
-from nwc_core.encoded import EncodedTensor
+from nwc_core.encoded import EncodedTensor, most_elements
 from nwc_core.errors import FormatError, NotFoundError, UnknownCodecError, UsageError, VersionError
 from nwc_core.lossless import decode_lossless, encode_lossless
 from nwc_core.matrices import Layout, default_layout
 from nwc_core.matrix_stream import MatrixStream, Transforms
 from nwc_core.prior import TABLE_LEVELS, Prior
 from nwc_core.quantise import Unsuitable, encode_matrix
+from nwc_core.strict_json import parse_json, shown
 from nwc_core.transform import SCALE_BITS
 from nwc_core.wire import ByteReader, ByteWriter
 
@@ -45,9 +46,7 @@ MAX_CODEC_BYTES = 128 * 1024
 PRESETS = {"scalar": 1, "fast": 4, "default": 8, "max": 256}  # trellis states
 # Below this a tensor's header and scales cost more than its weights save.
 MIN_LOSSY_WEIGHTS = 1024
-# A coded weight takes at least log2(2^14 / (2^14 - 1)) bit, so a byte holds at most 90,848 of them. A damaged or
-# hostile shape beyond this is refused before memory is asked for.
-_MAX_WEIGHTS_PER_BYTE = 1 << 17
+MAX_TRANSFORMS = 255  # streams number them in one byte, from 1
 # Share of the original bytes from which lossless coding may be smaller: bfloat16 weights pack to about two thirds.
 _TRY_LOSSLESS = 0.625
 _SUFFIX = ".safetensors"
@@ -118,12 +117,15 @@ class Codec:
                 where, f"more than {MAX_CODEC_BYTES} bytes", f"a codec of at most {MAX_CODEC_BYTES} bytes"
             )
         header = parse_header(lambda start, stop: data[start:stop], len(data), where)
-        about = _about(header.metadata, where)
+        provenance = _provenance(header.metadata, where)
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         for name, info in header.tensors.items():
             kind = {"U8": "<u1", "U16": "<u2", "I16": "<i2"}.get(info.dtype.name)
             if kind is None:
                 raise FormatError(f"{where}, {name}", f"dtype {info.dtype.name}", "U8, U16 or I16")
+            # An array without elements may claim dimensions that numpy cannot hold.
+            if len(info.shape) > 2 or info.start == info.stop:
+                raise FormatError(f"{where}, {name}", f"shape {shown(list(info.shape))}", "one or two axes, not empty")
             arrays[name] = np.frombuffer(data[info.start : info.stop], kind).reshape(info.shape)
         transforms = [arrays.pop(f"transform.{k}") for k in range(1, len(arrays) - 1) if f"transform.{k}" in arrays]
         if set(arrays) != {"prior.width", "prior.freq"}:
@@ -142,11 +144,13 @@ class Codec:
             )
         if freq.dtype != np.uint16 or freq.ndim != 1:
             raise FormatError(f"{where}, prior.freq", f"{freq.dtype} {freq.shape}", "uint16, one axis")
+        if len(transforms) > MAX_TRANSFORMS:
+            raise FormatError(where, f"{len(transforms)} transforms", f"at most {MAX_TRANSFORMS}")
         for number, matrix in enumerate(transforms, 1):
             _check_transform(matrix, f"{where}, transform.{number}")
         prior = Prior(width, freq)  # type: ignore[arg-type]
         prior.tables  # noqa: B018  checks them
-        return cls(prior, transforms, about.get("provenance", {}))  # type: ignore[arg-type]
+        return cls(prior, transforms, provenance)  # type: ignore[arg-type]
 
     def to_bytes(self) -> bytes:
         """The codec file; equal codecs give equal bytes."""
@@ -288,11 +292,12 @@ class Codec:
             raise FormatError(
                 where, f"{encoded.dtype.name} {list(encoded.shape)} coded by nwc", "a non-empty tensor of floats"
             )
-        if encoded.numel > _MAX_WEIGHTS_PER_BYTE * len(encoded.body):
+        most = most_elements("nwc", encoded.dtype, len(encoded.body))
+        if encoded.numel > most:
             raise FormatError(
                 where,
                 f"shape {list(encoded.shape)} in {len(encoded.body)} bytes",
-                f"at most {_MAX_WEIGHTS_PER_BYTE} weights for each byte",
+                f"at most {most} weights",
             )
         # All headers and sizes are read, and checked, before memory for the weights is taken.
         streams = []
@@ -307,17 +312,21 @@ class Codec:
         return torch.from_numpy(layout.from_matrices(decoded, encoded.shape)).to(encoded.dtype.torch)
 
 
-def _about(metadata: dict[str, str], where: str) -> dict[str, Any]:
-    try:
-        about = json.loads(metadata["nwc"])
-        name, version = about["format"], about["version"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        raise FormatError(where, "a safetensors file that is no codec", f"metadata nwc with format {FORMAT}") from None
-    if name != FORMAT or not isinstance(version, int):
-        raise FormatError(where, f"format {name!r}, version {version!r}", FORMAT)
+def _provenance(metadata: dict[str, str], where: str) -> dict[str, Any]:
+    """What the metadata says of the training, once it says that this is a codec of a version that we read."""
+    if "nwc" not in metadata:
+        raise FormatError(where, "a safetensors file that is no codec", f"metadata nwc with format {FORMAT}")
+    about = parse_json(metadata["nwc"].encode(), f"{where}, metadata nwc")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FormatError(f"{where}, metadata nwc", shown(about), f"an object with format {FORMAT}")
+    version, provenance = about.get("version"), about.get("provenance", {})
+    if type(version) is not int or version < 1:  # True would pass for 1
+        raise FormatError(f"{where}, metadata nwc", f"version {shown(version)}", f"a whole number, {VERSION} at most")
     if version > VERSION:
         raise VersionError(where, f"codec version {version}", f"at most {VERSION}; a newer nwc may read it")
-    return dict(about)
+    if not isinstance(provenance, dict):
+        raise FormatError(f"{where}, metadata nwc", f"provenance {shown(provenance)}", "an object")
+    return provenance
 
 
 def _check_transform(matrix: npt.NDArray[np.generic], where: str) -> None:

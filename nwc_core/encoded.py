@@ -30,7 +30,21 @@ DTYPE_CODES = (
     *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64"),
 )
 MAX_RANK = 64
+# A weight coded by nwc takes at least log2(2^14 / (2^14 - 1)) bit, so a byte holds at most 90,848 of them. A block of
+# Zstandard takes at least 3 bytes and holds at most 128 KiB.
+_MAX_WEIGHTS_PER_BYTE = 1 << 17
+_MAX_ZSTD_RATIO = (1 << 17) // 3 + 1
 _MAX_ELEMENTS = 1 << 48  # far above any tensor; keeps products of hostile dimensions inside 63 bits
+
+
+def most_elements(coder: str, dtype: DType, nbytes: int) -> int:
+    """How many elements so many coded bytes can hold at most.
+
+    A damaged or hostile shape that claims more is refused before memory is asked for.
+    """
+    if coder == "nwc":
+        return _MAX_WEIGHTS_PER_BYTE * nbytes
+    return nbytes * (_MAX_ZSTD_RATIO if coder == "zstd" else 1) // dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+# No test may touch a real account: invented keys instead of the developer's, also in Ray's workers, which get the
+# environment of the moment when the cluster starts.
+for variable in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[variable]
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
 
 @pytest.fixture(scope="session")
 def kit() -> Path:

@@ -143,7 +143,7 @@ def make_plan(source: str | Path | Store, codec: Codec, options: CompressOptions
             f"bits: found {options.bits}; wanted at least {needed:.2f}: the codec, the "
             f"index and the tensors that are stored losslessly take {fixed:,} bytes by themselves"
         )
-    return Plan(open_store(source).uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS))
+    return Plan(open_store(source, "source").uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS))
 
 
 def _check_holdable(checkpoint: Checkpoint) -> None:

@@ -107,7 +107,7 @@ def open_checkpoint(source: str | Path | Store) -> Checkpoint:
         StoreError: a file cannot be read.
         UsageError: no store is known for the URI's scheme.
     """
-    store = open_store(source)
+    store = open_store(source, "source")
     listing = list(store.list())
     if listing:
         return _open_folder(store, listing)
@@ -116,7 +116,7 @@ def open_checkpoint(source: str | Path | Store) -> Checkpoint:
     parent, _, name = store.uri.rpartition("/")
     if isinstance(source, str | Path) and name and not parent.endswith(":/"):  # "s3://bucket" has no parent
         try:
-            return _open_file(open_store(f"{parent}/"), name)
+            return _open_file(open_store(f"{parent}/", "source"), name)
         except NotFoundError:
             pass
     raise NotFoundError(store.uri, "no such file or folder")

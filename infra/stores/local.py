@@ -19,7 +19,7 @@ from typing import BinaryIO
 from nwc_infra.stores.keys import key_fault
 
 from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError, UsageError
-from nwc_core.store import ObjectInfo
+from nwc_core.store import ObjectInfo, Role
 
 SCHEME = "file://"
 TEMPORARY_PREFIX = ".nwc-tmp-"  # unfinished writes; never listed, never a key
@@ -46,13 +46,14 @@ class LocalStore:
 
     Args:
         uri: "file:///folder", "file://folder", "/folder" or "folder", taken literally: no "~", no %-escapes.
+        role: as for every store; makes no difference to a folder.
 
     Attributes:
         uri: "file://" and the absolute path.
         path: the folder, absolute.
     """
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(self, uri: str | Path, role: Role | None = None) -> None:
         text = str(uri).removeprefix(SCHEME)
         if not text or "://" in text or "\0" in text:
             raise UsageError(f"{uri!s}: not a local folder; wanted file:///folder or a path")

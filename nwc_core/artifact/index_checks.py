@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nwc_core.dtypes import DTYPES
-from nwc_core.encoded import CODERS, MAX_RANK
+from nwc_core.encoded import CODERS, MAX_RANK, most_elements
 from nwc_core.errors import FormatError
 from nwc_core.strict_json import shown
 
@@ -77,6 +77,10 @@ def _check_fields(at: _Row) -> None:
     # The product of the non-zero dimensions, so that a zero cannot hide an absurd one.
     if math.prod(size for size in row.shape if size) > _MAX_ELEMENTS:
         raise at.wrong("shape", row.shape, f"at most {_MAX_ELEMENTS} elements")
+    # What decoding would refuse is refused on opening: the whole index claims no more than its payloads can hold.
+    most = most_elements(row.coder, DTYPES[row.dtype], row.length)
+    if row.stop - row.start > most:
+        raise at.wrong("start and stop", f"{row.stop - row.start} elements", f"at most {most} in {row.length} bytes")
     if not 0 <= row.side_nbytes <= row.length:
         raise at.wrong("side_nbytes", row.side_nbytes, f"0 to the block's {row.length} bytes")
     if not row.mse >= 0 or (row.mse != 0 and row.coder != "nwc"):  # `not >=` catches NaN

@@ -1,21 +1,25 @@
 """Reading an artifact one tensor, or one slice, at a time. Habits as in ``safetensors.safe_open``.
 
-Opening costs at most three requests: manifest, index, and (at the first tensor) the codec. Every size and digest is
-compared on every read, before a byte is believed.
+Opening costs at most three requests: manifest, index, and (at the first tensor) the codec. Tensors cost one request for
+each payload that holds some of their blocks, or a few for a large one, see `nwc_core.artifact.ranges`. Every size and
+digest is compared on every read, before a byte is believed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from nwc_core.artifact.assembly import Assembly
 from nwc_core.artifact.codec_cache import CodecSource
+from nwc_core.artifact.fetch import fetch
 from nwc_core.artifact.index import BlockRow, Index, read_index
 from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest
 from nwc_core.artifact.objects import ObjectRef, check_object
+from nwc_core.artifact.ranges import Request, plan_requests
 from nwc_core.artifact.slices import TensorSlice
 from nwc_core.dtypes import DTYPES
 from nwc_core.encoded import EncodedTensor
@@ -50,10 +54,17 @@ def open(source: str | Path | Store, codec: Codec | None = None) -> Artifact:
     return Artifact(open_store(source), codec)
 
 
-def load(source: str | Path | Store, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-    """All tensors of an artifact, by name."""
+def load(
+    source: str | Path | Store, device: str | torch.device = "cpu", threads: int | None = None
+) -> dict[str, torch.Tensor]:
+    """All tensors of an artifact, by name. `threads` as in `Artifact.get_tensors`.
+
+    Raises:
+        NotFoundError: there is no artifact.
+        VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
+    """
     with open(source) as artifact:
-        return {name: artifact.get_tensor(name, device) for name in artifact.keys()}  # noqa: SIM118
+        return artifact.get_tensors(artifact, device, threads)
 
 
 class Artifact:
@@ -113,15 +124,32 @@ class Artifact:
         """
         return self._codec.get()
 
-    def get_tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
-        """A whole tensor: shape and dtype of the original.
+    def get_tensor(self, name: str, device: str | torch.device = "cpu", threads: int | None = None) -> torch.Tensor:
+        """A whole tensor: shape and dtype of the original. `threads` as in `get_tensors`.
 
         Raises:
             UnknownTensorError: there is none of that name.
             IntegrityError, FormatError: a block is damaged.
         """
-        first = self._blocks(name)[0]
-        return self._read_elements(name, 0, self._blocks(name)[-1].stop).reshape(first.shape).to(device)
+        return self.get_tensors([name], device, threads)[name]
+
+    def get_tensors(
+        self, names: Iterable[str], device: str | torch.device = "cpu", threads: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Several tensors, in fewer requests and less time than one by one.
+
+        Args:
+            names: of the tensors.
+            device: where they are wanted; each moves there as soon as it is complete.
+            threads: to decode on, None for all cores; the result does not depend on it.
+
+        Raises:
+            UnknownTensorError: there is none of such a name; nothing was read.
+            IntegrityError, FormatError: a block is damaged.
+        """
+        wanted = {name: Assembly(self._blocks(name), device=device) for name in names}
+        self._fill(list(wanted.values()), threads)
+        return {name: assembly.result().reshape(self._blocks(name)[0].shape) for name, assembly in wanted.items()}
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor to be indexed: ``get_slice(name)[0:128]`` reads and decodes only the blocks with those rows.
@@ -130,7 +158,13 @@ class Artifact:
             UnknownTensorError: there is none of that name.
         """
         first = self._blocks(name)[0]
-        return TensorSlice(first.shape, first.dtype, lambda start, stop: self._read_elements(name, start, stop))
+
+        def read(start: int, stop: int) -> torch.Tensor:
+            assembly = Assembly(self._blocks(name), start, stop)
+            self._fill([assembly])
+            return assembly.result()
+
+        return TensorSlice(first.shape, first.dtype, read)
 
     def decode_block(self, row: BlockRow) -> torch.Tensor:
         """Read, check and decode one block; the shape is the block's own.
@@ -141,8 +175,8 @@ class Artifact:
         """
         return self.decode_bytes(row, self.read_block(row))
 
-    def decode_bytes(self, row: BlockRow, data: bytes) -> torch.Tensor:
-        """Decode the bytes of a block, whose digest the caller has checked.
+    def decode_bytes(self, row: BlockRow, data: bytes | memoryview, threads: int = 1) -> torch.Tensor:
+        """Decode the bytes of a block, whose digest the caller has checked. The result does not depend on `threads`.
 
         Raises:
             FormatError: they decode to something else than the index says.
@@ -155,7 +189,7 @@ class Artifact:
             raise FormatError(
                 where, f"shape {list(encoded.shape)}", f"elements [{row.start}, {row.stop}) of {list(row.shape)}"
             )
-        tensor = self.codec.decode(encoded, where=where)
+        tensor = self.codec.decode(encoded, threads, where)
         if tuple(tensor.shape) != encoded.shape or tensor.dtype != DTYPES[row.dtype].torch:
             raise FormatError(
                 where, f"{tensor.dtype} {list(tensor.shape)} decoded", f"{row.dtype} {list(encoded.shape)}"
@@ -168,13 +202,7 @@ class Artifact:
         Raises:
             IntegrityError: the bytes are not the ones that were written.
         """
-        try:
-            data = self.store.get_range(row.object, row.offset, row.offset + row.length)
-        except (NotFoundError, PermissionDeniedError):
-            raise
-        except StoreError:
-            self._check_size(row)
-            raise
+        data = self._read_request(Request((row,)))
         check_object(data, row.length, row.sha256.hex(), self._block_where(row))
         return data
 
@@ -188,22 +216,28 @@ class Artifact:
         check_object(data, ref.size, ref.sha256, self._where(ref.object))
         return data
 
-    def _read_elements(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Elements [start, stop) of the flattened tensor, inside of it; decodes the blocks that hold them."""
-        import torch
+    def _fill(self, assemblies: Sequence[Assembly], threads: int | None = None) -> None:
+        """Read, check and decode all blocks that these assemblies, of different tensors, need."""
+        of_tensor = {row.tensor: assembly for assembly in assemblies for row in assembly.rows}
 
-        blocks = self._blocks(name)  # an empty tensor has one too, which overlaps nothing
-        rows = [row for row in blocks if row.start < stop and row.stop > start] or [blocks[0]]
-        first = self.decode_block(rows[0]).reshape(-1)
-        if (rows[0].start, rows[0].stop) == (start, stop):
-            return first
-        # Not before: a damaged block must not cost the memory of a whole tensor.
-        result = torch.empty(stop - start, dtype=first.dtype)
-        for row in rows:
-            decoded = first if row is rows[0] else self.decode_block(row).reshape(-1)
-            low, high = max(start, row.start), min(stop, row.stop)
-            result[low - start : high - start] = decoded[low - row.start : high - row.start]
-        return result
+        def decode(row: BlockRow, data: memoryview, threads: int) -> None:
+            check_object(data, row.length, row.sha256.hex(), self._block_where(row))
+            of_tensor[row.tensor].place(row, self.decode_bytes(row, data, threads))
+
+        if of_tensor:
+            self.codec  # noqa: B018  read once here, not by every thread
+        requests = plan_requests(row for assembly in assemblies for row in assembly.rows)
+        fetch(requests, self._read_request, decode, threads)
+
+    def _read_request(self, request: Request) -> bytes:
+        """The bytes of a range, not checked yet."""
+        try:
+            return self.store.get_range(request.object, request.start, request.stop)
+        except (NotFoundError, PermissionDeniedError):
+            raise
+        except StoreError:
+            self._check_size(request)
+            raise
 
     def _blocks(self, name: str) -> tuple[BlockRow, ...]:
         try:
@@ -211,12 +245,13 @@ class Artifact:
         except KeyError:
             raise UnknownTensorError(name, self.store.uri) from None
 
-    def _check_size(self, row: BlockRow) -> None:
+    def _check_size(self, request: Request) -> None:
         """A range that cannot be read may mean that the object was cut off; say so rather than what the store says."""
-        wanted = next(ref.size for ref in self.manifest.payloads if ref.object == row.object)
-        found = self.store.size(row.object)
+        wanted = next(ref.size for ref in self.manifest.payloads if ref.object == request.object)
+        found = self.store.size(request.object)
         if found != wanted:
-            raise IntegrityError(self._block_where(row), f"an object of {found} bytes", f"{wanted} bytes")
+            lost = next((row for row in request.blocks if row.offset + row.length > found), request.blocks[0])
+            raise IntegrityError(self._block_where(lost), f"an object of {found} bytes", f"{wanted} bytes")
 
     def _where(self, key: str) -> str:
         return f"{self.store.uri}/{key}"

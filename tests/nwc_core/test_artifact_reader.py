@@ -16,7 +16,7 @@ from nwc_infra.stores.local import LocalStore
 
 import nwc_core as nwc
 from nwc_core.artifact import codec_cache
-from nwc_core.artifact.index import write_index
+from nwc_core.artifact.index import BlockRow, write_index
 from nwc_core.artifact.writer import commit, put_object
 from nwc_core.errors import FormatError, IntegrityError, NotFoundError, UnknownTensorError
 
@@ -143,13 +143,33 @@ def test_other_indices_are_refused(key: object, error: type[Exception]) -> None:
         nwc.open(make_artifact(TENSORS)).get_slice("matrix")[key]  # type: ignore[index]
 
 
-def test_a_slice_reads_only_the_blocks_that_it_touches() -> None:
-    store = make_artifact(TENSORS, rows=2)
+def test_a_slice_reads_and_decodes_only_the_blocks_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    original = nwc.Artifact.decode_bytes
+
+    def counted(self: nwc.Artifact, row: BlockRow, data: bytes | memoryview, threads: int = 1) -> torch.Tensor:
+        decoded.append(row.start // 12)
+        return original(self, row, data, threads)
+
+    monkeypatch.setattr(nwc.Artifact, "decode_bytes", counted)
+    store = make_artifact(TENSORS, rows=2)  # the matrix: blocks 0 to 2 in one payload, 3 and 4 in the next
     matrix = nwc.open(store).get_slice("matrix")
-    for key, blocks in [(slice(3, 5), 2), (7, 1), (slice(4, 4), 0), (slice(0, 10, 8), 5), (slice(8, 99), 1), (-1, 1)]:
+    for key, blocks, requests in [
+        (slice(3, 5), [1, 2], 1),
+        (7, [3], 1),
+        (slice(4, 4), [], 0),
+        (slice(0, 10, 8), [0, 1, 2, 3, 4], 2),
+        (slice(5, 7), [2, 3], 2),
+        (slice(8, 99), [4], 1),
+        (-1, [4], 1),
+    ]:
         store.requests.clear()
-        matrix[key]
-        assert len([verb for verb, _ in store.requests if verb == "range"]) == blocks, key
+        decoded.clear()
+        assert same(matrix[key], TENSORS["matrix"][key])
+        assert (sorted(decoded), [verb for verb, _ in store.requests if verb == "range"]) == (
+            blocks,
+            ["range"] * requests,
+        )
 
 
 def test_pickled_artifacts_reopen_and_threads_share_one() -> None:
@@ -207,6 +227,19 @@ def test_a_damaged_block_is_named() -> None:
     with pytest.raises(IntegrityError, match=rf"{row.object}: tensor 'matrix', block \[24, 48\): found SHA-256"):
         nwc.open(store).get_tensor("matrix")
     assert same(nwc.open(store).get_slice("matrix")[:4], TENSORS["matrix"][:4])
+
+
+def test_an_object_that_was_cut_is_named_with_the_first_block_lost() -> None:
+    store = make_artifact(TENSORS, rows=2)
+    artifact = nwc.open(store)
+    row = artifact.index.blocks("matrix")[2]  # the last one in its payload, read in one request with two others
+    cut = store.objects[row.object] = store.objects[row.object][:-1]
+    with pytest.raises(
+        IntegrityError,
+        match=rf"{row.object}: tensor 'matrix', block \[24, 36\): found an object of {len(cut)} bytes; wanted",
+    ):
+        artifact.get_tensor("matrix")
+    assert same(artifact.get_slice("matrix")[:4], TENSORS["matrix"][:4])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def compress(
     plan = make_plan(source, Codec.load(codec), CompressOptions(bits=bits, preset=preset))
     for skipped in plan.checkpoint.skipped:
         output.note(f"left out: {name_text(skipped.path)} ({bytes_text(skipped.size)}): {skipped.reason}")
-    store = open_store(destination)
+    store = open_store(destination, "destination")
     with output.progress(sum(task.nbytes for task in plan.tasks), "compress") as progress:
         done = run(plan, store, address=address, workers=workers, on_progress=progress.advance)
     counts = done.manifest.counts

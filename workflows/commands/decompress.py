@@ -18,7 +18,7 @@ def decompress(output: Output, artifact: str, destination: str) -> None:
     import nwc_core as nwc
     from nwc_core.store import open_store
 
-    store = open_store(destination)
+    store = open_store(destination, "destination")
     with nwc.open(artifact) as opened:
         manifest = opened.manifest
         total = sum(file.size for file in manifest.weight_files) + sum(file.size for file in manifest.files)
