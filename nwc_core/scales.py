@@ -43,10 +43,12 @@ class Scales:
 
     def levels(self, first: int, last: int, by_columns: bool) -> npt.NDArray[np.uint8]:
         """Flat levels of outer lines [first, last) in scan order: rows, or columns where `by_columns`."""
-        rows, columns = self.rows << self.row_shift, self.columns << self.column_shift
-        outer, inner = (columns, rows) if by_columns else (rows, columns)
+        axes = (self.columns, self.column_shift), (self.rows, self.row_shift)
+        (outer, outer_shift), (inner, inner_shift) = axes if by_columns else axes[::-1]
         out = np.empty((last - first, inner.size), np.uint8)
-        _fill_levels(outer[first:last] + np.int32(self.base), inner, LEVELS - 1, out)
+        # Only these lines: work on all of them for each of many short segments would be quadratic.
+        lines = (outer[first:last] << outer_shift) + np.int32(self.base)
+        _fill_levels(lines, inner << inner_shift, LEVELS - 1, out)
         return out.reshape(-1)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:

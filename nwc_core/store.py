@@ -39,6 +39,10 @@ class Store(Protocol):
         """Size of an object in bytes."""
         ...
 
+    def version(self, key: str) -> str:
+        """What changes whenever the object is written anew, even with content of the same size."""
+        ...
+
     def get(self, key: str) -> bytes:
         """The whole object."""
         ...

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from nwc_workflows.cli import COMMANDS, main
 from nwc_workflows.demo import model_folder
 

@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nwc_workflows.sources import SourceTensor
-
 from nwc_core.codec import lossy_candidate
+from nwc_workflows.sources import SourceTensor
 
 # Bounds a worker's memory: see `task_memory`. Smaller blocks would pay for their scales more often.
 MAX_BLOCK_WEIGHTS = 1 << 23

@@ -11,11 +11,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nwc_workflows.sources import Checkpoint
-
 from nwc_core.artifact.manifest import CarriedFile, DerivedFile
 from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError
 from nwc_core.store import Store
+from nwc_workflows.sources import Checkpoint
 
 QUANTIZATION_CONFIG = {"quant_method": "nwc", "format": "nwc-artifact", "version": 1}
 _CONFIG = "config.json"

@@ -16,9 +16,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import click
-from nwc_workflows.console import ExitCode, json_text
 
 from nwc_core.errors import NwcError, UsageError
+from nwc_workflows.console import ExitCode, json_text
 
 
 class Row(NamedTuple):

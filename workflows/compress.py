@@ -14,22 +14,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, cast
 
+from nwc_core.artifact.index import BlockRow, read_index, write_index
+from nwc_core.artifact.manifest import MANIFEST_KEY, Counts, Manifest, Skipped, WeightFile
+from nwc_core.artifact.objects import ObjectRef
+from nwc_core.artifact.payload import block_name, build_payload
+from nwc_core.artifact.writer import commit, existing_manifest, put_object
+from nwc_core.codec import MIN_LOSSY_WEIGHTS, Codec
+from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, NwcError, StoreError, UsageError
+from nwc_core.lossless import encode_lossless
+from nwc_core.store import Store
 from nwc_infra.cluster import cluster
 from nwc_infra.scheduler import Job, Outcome, run_bounded
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.carried import Carried, check_free, describe_files, write_files
 from nwc_workflows.plan import Plan
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
-
-from nwc_core.artifact.index import BlockRow, read_index, write_index
-from nwc_core.artifact.manifest import MANIFEST_KEY, Counts, Manifest, Skipped, WeightFile
-from nwc_core.artifact.objects import ObjectRef
-from nwc_core.artifact.payload import block_name, build_payload
-from nwc_core.artifact.writer import commit, existing_manifest, put_object
-from nwc_core.codec import Codec
-from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, NwcError, StoreError, UsageError
-from nwc_core.lossless import encode_lossless
-from nwc_core.store import Store
 
 # In flight over the whole cluster; each worker's own peak is `Task.memory`.
 MAX_BYTES_IN_FLIGHT = 64 << 30
@@ -100,10 +99,24 @@ def compress(
         return _result(plan, existing, created=False, seconds=time.monotonic() - started)
     check_free(carried, destination)
     with cluster(address, workers) as ray_cluster:
+        put_object(destination, "codec", plan.codec.to_bytes())  # first: a destination that refuses is known at once
+        if address is None:
+            _compile_kernels(plan)
         coded = _run_tasks(plan, destination, ray_cluster.workers, on_progress)
     manifest = _assemble(plan, coded, carried, destination)
     created = commit(destination, manifest)
     return _result(plan, manifest, created=created, seconds=time.monotonic() - started)
+
+
+def _compile_kernels(plan: Plan) -> None:
+    """Code a little here first: the compiled kernels go into numba's cache, from which workers on this machine load them.
+
+    Without it every worker of a fresh installation compiles them for itself, all at the same time.
+    """
+    import torch
+
+    codec = plan.codec
+    codec.decode(codec.encode(torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1), plan.bits, plan.options.preset))
 
 
 def code_task(
@@ -227,11 +240,9 @@ def _check_apart(plan: Plan, destination: Store) -> None:
 def _check_unchanged(checkpoint: Checkpoint) -> None:
     """Prevents a mixture of two checkpoints, where a weight file was replaced after its header had been read."""
     for file in checkpoint.weight_files:
-        size = checkpoint.store.size(file.path)
-        if size != file.size:
+        if checkpoint.store.version(file.path) != file.version:
             raise StoreError(
-                f"{checkpoint.store.uri}/{file.path}",
-                f"has {size} bytes now, {file.size} when its header was read; nothing was committed",
+                f"{checkpoint.store.uri}/{file.path}", "was replaced while it was being read; nothing was committed"
             )
 
 

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 import click
+
 from nwc_workflows.progress import Progress, show_progress
 from nwc_workflows.wording import table_text
 

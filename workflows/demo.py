@@ -37,14 +37,13 @@ def main() -> None:
 
 def run(folder: Path, bits: float, workers: int | None) -> None:
     """Run the job in `folder`, which is emptied first, and print a table."""
+    import nwc_core as nwc
+    from nwc_core.codec import Codec
     from nwc_infra.stores.local import LocalStore
     from nwc_workflows.compress import compress
     from nwc_workflows.decompress import decompress
     from nwc_workflows.plan import CompressOptions, make_plan
     from nwc_workflows.verify import verify
-
-    import nwc_core as nwc
-    from nwc_core.codec import Codec
 
     output = Output()
     source = model_folder()

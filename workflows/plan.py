@@ -10,10 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
-from nwc_workflows.carried import Carried
-from nwc_workflows.sources import Checkpoint, open_checkpoint
-
 from nwc_core.artifact.index import BlockRow, write_index
 from nwc_core.artifact.objects import check_key, name_from_digest
 from nwc_core.codec import PRESETS, Codec
@@ -21,6 +17,9 @@ from nwc_core.encoded import MAX_RANK
 from nwc_core.errors import FormatError, UsageError
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
+from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
+from nwc_workflows.carried import Carried
+from nwc_workflows.sources import Checkpoint, open_checkpoint
 
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
 MAX_BITS = 16.0  # of a lossy tensor

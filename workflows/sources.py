@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nwc_core.dtypes import DType
+from nwc_core.errors import FormatError, NotFoundError, StoreError, UsageError
+from nwc_core.safetensors_header import Header, parse_header
+from nwc_core.store import ObjectInfo, Store, open_store
+from nwc_core.strict_json import shown
 from nwc_infra.stores.local import LocalStore
 from nwc_workflows.source_files import (
     SAFETENSORS,
@@ -24,12 +29,6 @@ from nwc_workflows.source_files import (
     unread_reason,
 )
 
-from nwc_core.dtypes import DType
-from nwc_core.errors import FormatError, NotFoundError, StoreError, UsageError
-from nwc_core.safetensors_header import Header, parse_header
-from nwc_core.store import ObjectInfo, Store, open_store
-from nwc_core.strict_json import shown
-
 if TYPE_CHECKING:
     import torch
 
@@ -38,11 +37,19 @@ N_READERS = 8  # headers read at once: each costs two round trips of an object s
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: `path` in the checkpoint's store, `size` in bytes, its header's own `metadata`."""
+    """One safetensors file.
+
+    Attributes:
+        path: in the checkpoint's store.
+        size: in bytes.
+        metadata: of its header.
+        version: the store's, from before the header was read; another one later means another file.
+    """
 
     path: str
     size: int
     metadata: dict[str, str]
+    version: str
 
 
 @dataclass(frozen=True)
@@ -151,10 +158,8 @@ def to_tensor(data: bytes, dtype: DType, shape: Iterable[int]) -> torch.Tensor:
         raise FormatError(
             "tensor data", f"{len(data)} bytes", f"{nbytes} for {dtype.name} of shape {shown(list(dims))}"
         )
-    if data:
-        flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype.torch)
-    else:
-        flat = torch.empty(0, dtype=dtype.torch)  # frombuffer refuses an empty buffer
+    # frombuffer refuses an empty buffer
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype.torch) if data else torch.empty(0, dtype=dtype.torch)
     try:
         return flat.reshape(dims)
     except (RuntimeError, OverflowError, TypeError):  # an empty tensor may claim dimensions up to 2**64 - 1
@@ -188,14 +193,15 @@ def _open_folder(store: Store, listing: list[ObjectInfo]) -> Checkpoint:
 def _read_weights(store: Store, infos: Iterable[ObjectInfo]) -> tuple[tuple[WeightFile, ...], tuple[SourceTensor, ...]]:
     """Headers of all weight files; no tensor may be in two of them."""
 
-    def read(info: ObjectInfo) -> Header:
-        size = store.size(info.key)  # refuses a link out of the folder, which a listing merely names
+    def read(info: ObjectInfo) -> tuple[str, Header]:
+        # Both refuse a link out of the folder, which a listing merely names.
+        version, size = store.version(info.key), store.size(info.key)
         where = f"{store.uri}/{info.key}"
-        return parse_header(lambda start, stop: store.get_range(info.key, start, stop), size, where)
+        return version, parse_header(lambda start, stop: store.get_range(info.key, start, stop), size, where)
 
     infos = list(infos)
     with ThreadPoolExecutor(N_READERS) as pool:
-        headers = list(pool.map(read, infos))
+        versions, headers = zip(*pool.map(read, infos), strict=True) if infos else ((), ())
     tensors: dict[str, SourceTensor] = {}
     for info, header in zip(infos, headers, strict=True):
         for name, t in header.tensors.items():
@@ -203,7 +209,10 @@ def _read_weights(store: Store, infos: Iterable[ObjectInfo]) -> tuple[tuple[Weig
                 where = f"{store.uri}: tensor {shown(name)}"
                 raise FormatError(where, f"it in both {tensors[name].file} and {info.key}", "every tensor in one file")
             tensors[name] = SourceTensor(name, t.dtype, t.shape, info.key, t.start, t.stop)
-    files = tuple(WeightFile(info.key, info.size, h.metadata) for info, h in zip(infos, headers, strict=True))
+    files = tuple(
+        WeightFile(info.key, info.size, header.metadata, version)
+        for info, header, version in zip(infos, headers, versions, strict=True)
+    )
     return files, tuple(tensors.values())
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from nwc_workflows.sources import Checkpoint, open_checkpoint, read_bytes, to_tensor
 
 from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
 from nwc_core.training.dataset import WeightDataset, build_dataset
 from nwc_core.training.loop import Progress, Trainer, TrainingConfig
+from nwc_workflows.sources import Checkpoint, open_checkpoint, read_bytes, to_tensor
 
 _CHUNK = 1 << 24
 
@@ -53,7 +53,9 @@ def find_sources(paths: list[str]) -> list[TrainingSource]:
     names = [source.name for source in found]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"sources: found two named {name!r}; wanted different names: give their common parent folder")
+            raise UsageError(
+                f"sources: found two named {name!r}; wanted different names: give their common parent folder"
+            )
     if not found:
         raise UsageError("sources: found none; wanted at least one checkpoint")
     return found
@@ -78,8 +80,9 @@ def _tensors(sources: list[TrainingSource]) -> Iterator[tuple[str, torch.Tensor]
     for source in sources:
         for tensor in source.checkpoint.tensors:
             if tensor.dtype.lossy:
-                yield f"{source.name}/{tensor.name}", to_tensor(
-                    read_bytes(source.checkpoint, tensor), tensor.dtype, tensor.shape
+                yield (
+                    f"{source.name}/{tensor.name}",
+                    to_tensor(read_bytes(source.checkpoint, tensor), tensor.dtype, tensor.shape),
                 )
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
 from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.manifest import CarriedFile, DerivedFile
@@ -20,6 +19,7 @@ from nwc_core.artifact.payload import check_payload
 from nwc_core.artifact.reader import Artifact
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
+from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -61,6 +61,15 @@ class StoreConformance:
         assert store.size(key) == len(data)
         assert list(store.list()) == [ObjectInfo(key, len(data))]
 
+    def test_a_version_changes_with_the_object(self, store: Store) -> None:
+        store.put("a", b"first")
+        first = store.version("a")
+        assert store.version("a") == first
+        store.put("a", b"other")  # of the same size
+        assert store.version("a") != first
+        with pytest.raises(NotFoundError):
+            store.version("missing")
+
     def test_a_stream_becomes_one_object(self, store: Store) -> None:
         store.put("a", b"old")
         store.put_stream("a", (bytes([i]) * i for i in range(5)))

@@ -16,10 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from nwc_infra.stores.keys import key_fault
-
 from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError, UsageError
 from nwc_core.store import ObjectInfo, Role
+from nwc_infra.stores.keys import key_fault
 
 SCHEME = "file://"
 TEMPORARY_PREFIX = ".nwc-tmp-"  # unfinished writes; never listed, never a key
@@ -67,6 +66,12 @@ class LocalStore:
         """Size of an object in bytes."""
         with self._open(key) as file:
             return os.fstat(file.fileno()).st_size
+
+    def version(self, key: str) -> str:
+        """Inode, time of the last change and size of an object."""
+        with self._open(key) as file:
+            status = os.fstat(file.fileno())
+            return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
     def get(self, key: str) -> bytes:
         """The whole object."""

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from nwc_core.errors import StoreError, UsageError
+from nwc_core.store import ObjectInfo, Role
 from nwc_infra.stores.keys import key_fault
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_conditional import PROBE_PREFIX, create_object
@@ -18,9 +20,6 @@ from nwc_infra.stores.s3_download import read_object
 from nwc_infra.stores.s3_errors import error_code
 from nwc_infra.stores.s3_options import S3Options, options_from_environment
 from nwc_infra.stores.s3_upload import upload
-
-from nwc_core.errors import StoreError, UsageError
-from nwc_core.store import ObjectInfo, Role
 
 SCHEME = "s3://"
 MAX_PUT_NBYTES = 64 << 20  # larger objects go up in parts: side by side, and a broken one costs one part
@@ -60,9 +59,17 @@ class S3Store:
 
     def size(self, key: str) -> int:
         """Size of an object in bytes. One HEAD."""
+        return int(self._head(key)["ContentLength"])
+
+    def version(self, key: str) -> str:
+        """The object's ETag. One HEAD."""
+        return str(self._head(key)["ETag"])
+
+    def _head(self, key: str) -> dict[str, Any]:
         full = self._full(key)
         try:
-            return int(self.bucket.call("head_object", full)["ContentLength"])
+            answer: dict[str, Any] = self.bucket.call("head_object", full)
+            return answer
         except StoreError as error:
             if error_code(error) in ("400", "403"):
                 # The answer to a HEAD has a number and no words; a GET that fails alike says what is wrong.

@@ -7,10 +7,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from nwc_core.errors import PermissionDeniedError
 from nwc_infra.stores.s3_errors import plain_words
 from nwc_infra.stores.s3_options import SECRETS, S3Options, is_aws
-
-from nwc_core.errors import PermissionDeniedError
 
 # Eight readers, or two uploads of four parts, for a source and a destination that may share a client, and then some;
 # beyond it connections would be opened and thrown away.

@@ -12,10 +12,9 @@ import time
 import uuid
 from contextlib import suppress
 
+from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_errors import error_code
-
-from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError
 
 PROBE_PREFIX = ".nwc-probe-"  # never listed, never a key
 _WRITER = "nwc-writer"  # metadata: tells our own object from a rival's when an answer was lost

@@ -13,10 +13,9 @@ import time
 from contextlib import closing
 from typing import Any
 
+from nwc_core.errors import NotFoundError, PermissionDeniedError, StoreError
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_errors import error_code, plain_words
-
-from nwc_core.errors import NotFoundError, PermissionDeniedError, StoreError
 
 # Python reserves the memory of a read before the bytes come, so a read of all that a header claims could be the end.
 _PIECE = 8 << 20

@@ -22,7 +22,8 @@ _CODES: dict[str, tuple[type[StoreError], str]] = {
     "NoSuchKey": (NotFoundError, _NO_KEY),
     "NotFound": (NotFoundError, _NO_KEY),
     "404": (NotFoundError, _NO_KEY),
-    "NoSuchBucket": (NotFoundError, "no such bucket; check its name, and that the endpoint is the right one"),
+    # Not a NotFoundError: to a reader that would mean that the object is absent, and a writer would start its work.
+    "NoSuchBucket": (StoreError, "no such bucket; check its name, and that the endpoint is the right one"),
     "AccessDenied": (PermissionDeniedError, "access denied; these credentials lack a permission"),
     "AllAccessDisabled": (PermissionDeniedError, "all access to the bucket is disabled"),
     "AccountProblem": (PermissionDeniedError, "there is a problem with the account; ask its provider"),
@@ -106,7 +107,7 @@ def _from_answer(error: Any, where: str, endpoint: str) -> StoreError:
     """From an error that the server sent. Its message is a stranger's text: shortened, made printable."""
     answer = error.response.get("Error", {})
     metadata = error.response.get("ResponseMetadata", {})
-    code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
+    code, message = str(answer.get("Code", "")), str(answer.get("Message") or "")
     kind, reason = _CODES.get(code, (StoreError, ""))
     status = str(metadata.get("HTTPStatusCode", ""))
     if not reason and code.startswith("KMS."):
@@ -115,7 +116,7 @@ def _from_answer(error: Any, where: str, endpoint: str) -> StoreError:
         kind, reason = _CODES["403"]
     if not reason and status[:1] == "5":
         reason = _BUSY
-    if kind is NotFoundError and code != "NoSuchBucket":
+    if kind is NotFoundError:
         return kind(where, reason)
     if reason.startswith("access denied"):
         reason += f"; {error.operation_name} needs {_ACTIONS.get(error.operation_name, 's3:PutObject')}"

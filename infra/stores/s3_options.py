@@ -61,7 +61,7 @@ class S3Options(BaseModel):
     storage_class: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] | None = None
     checksum: Literal["when_required", "when_supported"] = "when_required"
-    max_attempts: int = Field(6, ge=1, le=100)
+    max_attempts: int = Field(10, ge=1, le=100)
     connect_timeout: float = Field(10.0, gt=0, le=3600)
     read_timeout: float = Field(60.0, gt=0, le=3600)
     allow_unconditional: bool = False

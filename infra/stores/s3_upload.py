@@ -13,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from nwc_core.errors import StoreError
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_conditional import new_writer, writer_of
-
-from nwc_core.errors import StoreError
 
 N_IN_FLIGHT = 4  # parts on their way while the next one is being made
 MIN_PART_NBYTES = 8 << 20  # S3 wants 5 MiB; smaller parts are all latency

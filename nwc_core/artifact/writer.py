@@ -20,11 +20,11 @@ def put_object(store: Store, kind: ObjectKind, data: bytes) -> ObjectRef:
     """
     ref = reference(kind, data)
     try:
-        present = store.size(ref.object) == ref.size
-    except NotFoundError:
-        present = False
-    if not present:  # absent, or torn by a store that does not write atomically
-        store.put(ref.object, data)
+        # A conditional write, as the commit will be: a store that cannot do it says so now, not after hours of coding.
+        store.create(ref.object, data)
+    except AlreadyExistsError:
+        if store.size(ref.object) != ref.size:  # torn by a store that does not write atomically
+            store.put(ref.object, data)
     return ref
 
 

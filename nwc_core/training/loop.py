@@ -251,8 +251,7 @@ class Trainer:
             "config": asdict(self.config),
             "sources": self.sources,
             "tensors": {"train": len(self.dataset.train), "held_out": len(self.dataset.held_out)},
-            "curve": self.state.curve[:: max(1, self.config.steps // _LOG_EVERY // 20)]
-            + self.state.curve[-self.config.rounds :],
+            "curve": self.state.curve[:joint:thinned] + self.state.curve[joint:],
         }
         return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._bases(), provenance)
 

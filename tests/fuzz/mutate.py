@@ -6,7 +6,18 @@ import random
 
 # Values at which sizes, counts and signs tip over.
 _BYTES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
-_NUMBERS = (b"-1", b"0", b"1e400", b"9223372036854775807", b"18446744073709551616", b"NaN", b"null", b"{}", b"[]", b'""')
+_NUMBERS = (
+    b"-1",
+    b"0",
+    b"1e400",
+    b"9223372036854775807",
+    b"18446744073709551616",
+    b"NaN",
+    b"null",
+    b"{}",
+    b"[]",
+    b'""',
+)
 _VARINTS = (b"\x00", b"\xff\xff\xff\xff\x0f", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 9, b"\x80" * 9 + b"\x01")
 
 

@@ -24,7 +24,7 @@ from codec_samples import sample_codec  # noqa: E402
 from hostile_sample import intact, manifest_of, rows_of, with_block  # noqa: E402
 
 import nwc_core as nwc  # noqa: E402
-from nwc_core.artifact.index import read_index  # noqa: E402
+from nwc_core.artifact.index import BlockRow, read_index  # noqa: E402
 from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest  # noqa: E402
 from nwc_core.artifact.payload import check_payload  # noqa: E402
 from nwc_core.codec import Codec  # noqa: E402
@@ -94,7 +94,7 @@ def _index(data: bytes) -> None:
 
 
 def _payload(data: bytes) -> None:
-    rows = rows_of(intact())
+    rows = _rows()
     check_payload(data, [row for row in rows if row.object == rows[0].object], "fuzzed")
 
 
@@ -126,9 +126,14 @@ def _claims_much(data: bytes) -> bool:
 
 
 @cache
+def _rows() -> list[BlockRow]:
+    return rows_of(intact())
+
+
+@cache
 def _blocks() -> list[bytes]:
     objects = intact()
-    return [objects[row.object][row.offset : row.offset + row.length] for row in rows_of(objects)]
+    return [objects[row.object][row.offset : row.offset + row.length] for row in _rows()]
 
 
 def _object(kind: str) -> bytes:
@@ -145,9 +150,8 @@ TARGETS: dict[str, Target] = {
     "safetensors header": Target(_header, _heads),
     "manifest": Target(_manifest, lambda: [intact()[MANIFEST_KEY]]),
     "index (Parquet)": Target(_index, lambda: [_object("index")]),
-    "payload": Target(_payload, lambda: [intact()[rows_of(intact())[0].object]]),
+    "payload": Target(_payload, lambda: [intact()[_rows()[0].object]]),
     "codec file": Target(_codec, lambda: [_object("codec")]),
     "coded tensor and decoder": Target(_encoded, _blocks),
     "artifact with a hostile block": Target(_open, lambda: _blocks()[:2]),
 }
-

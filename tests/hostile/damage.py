@@ -98,7 +98,9 @@ def stale_index(chance: random.Random, objects: Objects) -> Objects:
     if chance.random() < 0.5:
         return {**objects, manifest_of(objects).index.object: data}
     both = chance.random() < 0.5  # its payloads may even be there
-    return resealed({**objects, **({k: v for k, v in other.items() if k not in objects} if both else {})}, "index", data)
+    return resealed(
+        {**objects, **({k: v for k, v in other.items() if k not in objects} if both else {})}, "index", data
+    )
 
 
 def other_codec(chance: random.Random, objects: Objects) -> Objects:

@@ -185,9 +185,7 @@ def _with_payload(
         update={"payload_bytes": sum(p.size for p in payloads), "weights": sum(row.numel for row in rows)}
     )
     kept = {key: data for key, data in objects.items() if key != target.object}
-    return resealed(
-        {**kept, ref.object: payload.data}, "index", write_index(rows), payloads=payloads, counts=counts
-    )
+    return resealed({**kept, ref.object: payload.data}, "index", write_index(rows), payloads=payloads, counts=counts)
 
 
 def _sha256(data: bytes) -> str:

@@ -16,10 +16,10 @@ from artifact_samples import MemoryStore
 from codec_samples import bits_of
 from damage import KINDS
 from hostile_sample import Objects, intact
-from nwc_workflows.verify import verify
 
 import nwc_core as nwc
 from nwc_core.errors import NwcError
+from nwc_workflows.verify import verify
 
 MAX_GROWTH = 200 << 20  # bytes of memory over the whole run; the artifact has 60 KB
 MAX_SECONDS = 20.0  # for one artifact: tens of milliseconds on an idle machine

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nwc_core.errors import FormatError, NotFoundError, NwcError, StoreError, UsageError
 from nwc_infra import cluster as cluster_module
 from nwc_infra.cluster import RayCluster, cluster
 from nwc_infra.scheduler import Job, Outcome, run_bounded
-
-from nwc_core.errors import FormatError, NotFoundError, NwcError, StoreError, UsageError
 
 MB = 1_000_000
 

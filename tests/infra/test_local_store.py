@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from nwc_infra.stores.conformance import StoreConformance
-from nwc_infra.stores.local import TEMPORARY_PREFIX, LocalStore
 
 from nwc_core.errors import PermissionDeniedError, StoreError, UsageError
 from nwc_core.store import open_store
+from nwc_infra.stores.conformance import StoreConformance
+from nwc_infra.stores.local import TEMPORARY_PREFIX, LocalStore
 
 NOBODY = 65534
 

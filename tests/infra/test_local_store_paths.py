@@ -3,9 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from nwc_infra.stores.local import LocalStore
 
 from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError
+from nwc_infra.stores.local import LocalStore
 
 
 @pytest.fixture

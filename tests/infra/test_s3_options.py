@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from nwc_infra.stores.s3 import S3Store
-from nwc_infra.stores.s3_options import S3Options, is_aws, options_from_environment
 from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
 
 from nwc_core.errors import PermissionDeniedError, UsageError
 from nwc_core.store import open_store
+from nwc_infra.stores.s3 import S3Store
+from nwc_infra.stores.s3_options import S3Options, is_aws, options_from_environment
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
+
+from nwc_core.errors import AlreadyExistsError, StoreError, UsageError
+from nwc_core.store import ObjectInfo, open_store
 from nwc_infra.stores import s3_conditional, s3_upload
 from nwc_infra.stores.conformance import StoreConformance
 from nwc_infra.stores.s3 import S3Store
 from nwc_infra.stores.s3_options import S3Options
 from nwc_infra.stores.s3_upload import part_nbytes
-from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
-
-from nwc_core.errors import AlreadyExistsError, StoreError, UsageError
-from nwc_core.store import ObjectInfo, open_store
 
 MIB = 1 << 20
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from ceph import CephGateway, User, missing_programs
 from faults_proxy import FaultsProxy, Request
+
+from nwc_core.codec import Codec
 from nwc_infra.cluster import RayCluster, cluster
 from nwc_workflows.wording import table_text
 
-from nwc_core.codec import Codec
-
+_SETTINGS = ("AWS_", "NWC_S3_", "NWC_SOURCE_", "NWC_DESTINATION_")
 HERE = Path(__file__).parent
 _TABLES: dict[str, tuple[tuple[str, ...], list[tuple[object, ...]]]] = {}
 
@@ -79,7 +80,7 @@ def session_proxy(ceph: CephGateway, user: User, tmp_path_factory: pytest.TempPa
     """The way to the server that every process of these tests finds in its environment."""
     with FaultsProxy(ceph.port) as proxy, pytest.MonkeyPatch.context() as patch:
         nowhere = str(tmp_path_factory.mktemp("aws") / "none")
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
+        for name in [name for name in os.environ if name.startswith(_SETTINGS)]:
             patch.delenv(name)
         patch.setenv("AWS_CONFIG_FILE", nowhere)  # the developer's own accounts stay out of this
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)

@@ -11,12 +11,11 @@ from nwc_core.errors import AlreadyExistsError, NwcError
 
 def drive(source: str, destination: str, bits: float) -> tuple[str, str]:
     """Compress; ("created" or "the same was there", fingerprint), or (name of the error, its text)."""
+    from nwc_core.codec import Codec
+    from nwc_core.store import open_store
     from nwc_infra.cluster import RayCluster
     from nwc_workflows import compress as module
     from nwc_workflows.plan import CompressOptions, make_plan
-
-    from nwc_core.codec import Codec
-    from nwc_core.store import open_store
 
     module.run_bounded = _run_here  # type: ignore[assignment]
     module.cluster = lambda address, workers: nullcontext(RayCluster(None, 1))  # type: ignore[assignment]

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from nwc_infra.stores.conformance import StoreConformance
-from nwc_infra.stores.s3 import S3Store
 
 from nwc_core.errors import StoreError
+from nwc_infra.stores.conformance import StoreConformance
+from nwc_infra.stores.s3 import S3Store
 
 _count = itertools.count()
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
+from ceph import CephGateway
 from faults_proxy import Fault
 from urllib3.exceptions import IncompleteRead, ProtocolError
 
@@ -137,9 +138,7 @@ def test_the_gateway_is_a_real_one(bucket, s3_client, user, stranger, direct):
     assert caught.value.response["Error"]["Code"] == "PreconditionFailed"
 
 
-def test_stopping_leaves_no_process(tmp_path_factory):
-    from ceph import CephGateway
-
+def test_stopping_leaves_no_process(ceph, tmp_path_factory):
     other = CephGateway(tmp_path_factory.mktemp("c"))
     other.start()
     port = other.port

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from nwc_workflows.blocks import cut_tensor
-from nwc_workflows.compress import compress
-from nwc_workflows.plan import CompressOptions, make_plan
 from synthetic import normal, safetensors
 
 import nwc_core as nwc_package
 from nwc_core.artifact import codec_cache
 from nwc_core.store import open_store
+from nwc_workflows.blocks import cut_tensor
+from nwc_workflows.compress import compress
+from nwc_workflows.plan import CompressOptions, make_plan
 
 N_TENSORS = 200
 BLOCK = 1 << 18  # weights; the default is 8 million, which would make these tests slow

@@ -55,6 +55,9 @@ class MemoryStore:
             raise NotFoundError(f"{self.uri}/{key}", "no such object")
         return self.objects[key]
 
+    def version(self, key: str) -> str:
+        return hashlib.sha256(self._find("version", key)).hexdigest()
+
     def size(self, key: str) -> int:
         return len(self._find("size", key))
 

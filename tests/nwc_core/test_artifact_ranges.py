@@ -1,39 +1,27 @@
-"""Which ranges are read, how many at a time, and what reading costs in requests and bytes."""
+"""Which ranges are read, and what reading costs in requests and bytes."""
 
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
-import time
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 import torch
 from artifact_samples import FILE, MemoryStore, make_manifest, make_rows
+from block_rows import block
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nwc_core as nwc
 from nwc_core.artifact import codec_cache
-from nwc_core.artifact import fetch as fetch_module
-from nwc_core.artifact.fetch import MAX_READERS, fetch
 from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.manifest import WeightFile
 from nwc_core.artifact.payload import build_payload
 from nwc_core.artifact.ranges import MAX_GAP_NBYTES, MAX_REQUEST_NBYTES, Request, plan_requests
 from nwc_core.artifact.writer import commit, put_object
-from nwc_core.errors import StoreError, UnknownTensorError, UsageError
+from nwc_core.errors import UnknownTensorError, UsageError
 
 KIB, MIB = 1 << 10, 1 << 20
-
-
-def block(offset: int, length: int, key: str = "payload") -> BlockRow:
-    return BlockRow(
-        *("t", "F32", (1,), "f", 0, 1, "raw", key),
-        *(offset, length, b"", b"", 0, 0.0),
-    )
 
 
 def spans(requests: list[Request]) -> list[tuple[int, int]]:
@@ -185,7 +173,8 @@ def test_what_one_tensor_of_many_costs(large: CountingStore, monkeypatch: pytest
 
 
 def test_loading_reads_each_payload_once_and_the_codec_once(large: CountingStore) -> None:
-    one_by_one = {name: nwc.open(large).get_tensor(name, threads=1) for name in nwc.open(large)}
+    artifact = nwc.open(large)
+    one_by_one = {name: artifact.get_tensor(name, threads=1) for name in artifact}
     codec_cache._codecs.clear()
     large.cost()
     loaded = nwc.load(large, threads=3)
@@ -218,145 +207,3 @@ def test_the_result_does_not_depend_on_the_threads(threads: int | None) -> None:
     assert torch.equal(nwc.open(in_blocks).get_tensor("cut", threads=threads), weight)
     with pytest.raises(UsageError, match="threads 0"):
         nwc.load(store, threads=0)
-
-
-class Work:
-    """Read and decode for `fetch` that note what happens. Subclasses misbehave."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.read: list[Request] = []
-        self.decoded: list[tuple[BlockRow, bytes, int]] = []
-
-    def on_read(self, request: Request) -> bytes:
-        with self.lock:
-            self.read.append(request)
-        return bytes(range(request.start, request.stop))
-
-    def on_decode(self, row: BlockRow, data: memoryview, threads: int) -> None:
-        with self.lock:
-            self.decoded.append((row, bytes(data), threads))
-
-
-def scattered(n: int, length: int = 10) -> list[Request]:
-    """n requests of two blocks each."""
-    return [Request((block(0, length, key), block(length, length, key))) for key in map(str, range(n))]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("nwc-")]
-
-
-@pytest.mark.parametrize(
-    ("requests", "threads", "each"),
-    [(scattered(5), 4, 1), (scattered(1), 8, 4), (scattered(1), 1, 1), ([Request((block(3, 9),))], 7, 7), ([], 3, 0)],
-)
-def test_every_block_gets_its_bytes_and_its_share_of_the_threads(
-    requests: list[Request], threads: int, each: int
-) -> None:
-    work = Work()
-    fetch(requests, work.on_read, work.on_decode, threads)
-    assert sorted(map(id, work.read)) == sorted(map(id, requests))
-    rows = [row for request in requests for row in request.blocks]
-    assert sorted(id(row) for row, _, _ in work.decoded) == sorted(map(id, rows))
-    for row, data, used in work.decoded:
-        assert data == bytes(range(row.offset, row.offset + row.length)) and used == each
-
-
-def test_reading_goes_on_side_by_side_and_while_blocks_decode() -> None:
-    decoded, together = threading.Event(), threading.Barrier(3)
-
-    class Waiting(Work):
-        def on_read(self, request: Request) -> bytes:
-            if request is requests[-1]:
-                assert decoded.wait(20)  # hangs unless another request's blocks decode meanwhile
-            else:
-                together.wait(20)  # hangs unless three are read at once
-            return super().on_read(request)
-
-        def on_decode(self, row: BlockRow, data: memoryview, threads: int) -> None:
-            decoded.set()
-
-    requests = scattered(4)
-    work = Waiting()
-    fetch(requests, work.on_read, work.on_decode, 2)
-    assert len(work.read) == 4
-
-
-def test_bytes_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "MAX_NBYTES_IN_FLIGHT", 100)
-
-    class Slow(Work):
-        now = peak = readers = most_readers = 0
-
-        def on_read(self, request: Request) -> bytes:
-            with self.lock:
-                self.now += request.nbytes
-                self.peak = max(self.peak, self.now)
-                self.readers += 1
-                self.most_readers = max(self.most_readers, self.readers)
-            time.sleep(0.002)
-            with self.lock:
-                self.readers -= 1
-            return super().on_read(request)
-
-        def on_decode(self, row: BlockRow, data: memoryview, threads: int) -> None:
-            time.sleep(0.001)
-            with self.lock:
-                self.now -= len(data)
-
-    work = Slow()
-    fetch([*scattered(30, 7), *scattered(1, 75), *scattered(30, 20)], work.on_read, work.on_decode, 20)
-    assert len(work.read) == 61
-    assert work.peak == 150  # the one that is larger than the bound, alone
-    work = Slow()
-    fetch(scattered(60, 7), work.on_read, work.on_decode, 20)
-    assert 14 < work.peak <= 100
-    monkeypatch.setattr(fetch_module, "MAX_NBYTES_IN_FLIGHT", 1 << 20)
-    work = Slow()
-    fetch(scattered(60), work.on_read, work.on_decode, 20)
-    assert 1 < work.most_readers <= MAX_READERS
-
-
-@pytest.mark.parametrize("when", ["read", "decode"])
-@pytest.mark.parametrize("n", [1, 60])
-def test_the_first_error_ends_everything(when: str, n: int) -> None:
-    class Failing(Work):
-        def on_read(self, request: Request) -> bytes:
-            time.sleep(0.005)
-            if when == "read":
-                raise StoreError(request.object, "no")
-            return super().on_read(request)
-
-        def on_decode(self, row: BlockRow, data: memoryview, threads: int) -> None:
-            super().on_decode(row, data, threads)
-            if when == "decode":
-                raise StoreError(row.object, "no")
-
-    work = Failing()
-    with pytest.raises(StoreError, match="no"):
-        fetch(scattered(n), work.on_read, work.on_decode, 2)
-    assert len(work.decoded) < 30
-
-
-def test_an_interrupt_ends_everything() -> None:
-    class Interrupting(Work):
-        def on_read(self, request: Request) -> bytes:
-            data = super().on_read(request)
-            if len(self.read) == 10:  # by then the main thread waits
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.05)
-            return data
-
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals reach the main thread only")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    work = Interrupting()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            fetch(scattered(200), work.on_read, work.on_decode, 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert len(work.read) < 50

@@ -12,13 +12,13 @@ import torch
 from artifact_samples import FILE, MemoryStore, gaussian_codec, make_artifact, make_manifest, make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nwc_infra.stores.local import LocalStore
 
 import nwc_core as nwc
 from nwc_core.artifact import codec_cache
 from nwc_core.artifact.index import BlockRow, write_index
 from nwc_core.artifact.writer import commit, put_object
 from nwc_core.errors import FormatError, IntegrityError, NotFoundError, UnknownTensorError
+from nwc_infra.stores.local import LocalStore
 
 TENSORS = {
     "matrix": torch.randn(10, 6, generator=torch.Generator().manual_seed(1)),

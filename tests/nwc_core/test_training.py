@@ -15,7 +15,9 @@ from nwc_core.training.dataset import WeightDataset, build_dataset
 from nwc_core.training.density import PriorNetwork
 from nwc_core.training.loop import Trainer, TrainingConfig
 
-CONFIG = TrainingConfig(shapes=2, steps=100, batch=3, weights=4096, rounds=1, fit_steps=80, held_out=0.2, transforms=(9,))
+CONFIG = TrainingConfig(
+    shapes=2, steps=100, batch=3, weights=4096, rounds=1, fit_steps=80, held_out=0.2, transforms=(9,)
+)
 
 
 def smooth_kernels(count: int, seed: int) -> torch.Tensor:

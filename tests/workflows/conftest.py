@@ -1,19 +1,21 @@
 """A model, its artifact and the command line, for the tests of the workflow."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from checkpoints import make_model
-from nwc_workflows import blocks, cli
-from nwc_workflows.compress import compress
-from nwc_workflows.plan import CompressOptions, make_plan
+from checkpoints import BITS, make_model
 
 from nwc_core.codec import Codec
+from nwc_core.errors import NwcError
 from nwc_core.store import open_store
-
-# A checkpoint this small is half codec and index; its matrices get about 4 bits of these.
-BITS = 10.0
+from nwc_infra.cluster import RayCluster
+from nwc_infra.scheduler import Outcome
+from nwc_workflows import blocks, cli
+from nwc_workflows import compress as module
+from nwc_workflows.compress import compress
+from nwc_workflows.plan import CompressOptions, make_plan
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +77,48 @@ def minilm_run(ray_cluster, codec, minilm, tmp_path_factory):
     """(plan, result) of compressing the real model once."""
     plan = make_plan(minilm, codec, CompressOptions(bits=4.5, preset="fast"))
     return plan, compress(plan, open_store(tmp_path_factory.mktemp("minilm") / "minilm.nwc"))
+
+
+@pytest.fixture
+def serial(monkeypatch, small_tasks):
+    """Runs tasks in this process instead of Ray's workers, so that a test can reach them."""
+
+    def run(function, jobs, *, shared, **bounds):
+        for job in jobs:
+            try:
+                yield Outcome(job, function(*job.args, **shared), None)
+            except NwcError as error:
+                yield Outcome(job, None, error)
+
+    monkeypatch.setattr(module, "run_bounded", run)
+    monkeypatch.setattr(module, "cluster", lambda address, workers: nullcontext(RayCluster(None, 1)))
+
+
+@pytest.fixture
+def when_planned(monkeypatch):
+    """Does something between the plan and the work."""
+
+    def arrange(action):
+        original = module.existing_manifest
+
+        def first(destination):
+            action()
+            return original(destination)
+
+        monkeypatch.setattr(module, "existing_manifest", first)
+
+    return arrange
+
+
+@pytest.fixture
+def failing(nwc):
+    """Runs a command that must fail: exit code 1, no result, one line without traceback; returns the line."""
+
+    def run(*arguments):
+        code, out, err = nwc(*arguments)
+        assert (code, out) == (1, "")
+        assert "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if line.startswith("nwc: error: ")]
+        return line
+
+    return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from nwc_workflows.cli import main
 
 

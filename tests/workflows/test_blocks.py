@@ -1,11 +1,15 @@
 """Cutting: every element in exactly one block, no block too large, the same cuts whoever does the work."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from checkpoints import lossy_tensors, normal, save
 from hypothesis import given
 from hypothesis import strategies as st
+
+from nwc_core.codec import MIN_LOSSY_WEIGHTS
+from nwc_core.dtypes import DTYPES
 from nwc_workflows.blocks import (
     BYTES_PER_WEIGHT,
     MAX_BLOCK_WEIGHTS,
@@ -15,9 +19,6 @@ from nwc_workflows.blocks import (
     pack_tasks,
 )
 from nwc_workflows.sources import SourceTensor, open_checkpoint, read_bytes, to_tensor
-
-from nwc_core.codec import MIN_LOSSY_WEIGHTS
-from nwc_core.dtypes import DTYPES
 
 
 def tensor(*shape, dtype="F32", name="w"):
@@ -34,7 +35,7 @@ def test_blocks_tile_the_tensor(shape, limit):
     blocks = cut_tensor(whole, limit)
     assert blocks[0].start == 0
     assert blocks[-1].stop == whole.numel
-    assert all(a.stop == b.start for a, b in zip(blocks, blocks[1:], strict=False))
+    assert all(a.stop == b.start for a, b in pairwise(blocks))
     assert [block.number for block in blocks] == list(range(len(blocks)))
     assert all(block.numel <= limit for block in blocks)
     assert len(blocks) == 1 or all(block.numel for block in blocks)
@@ -104,7 +105,7 @@ def test_tasks_hold_every_block_once_and_in_order(sizes, limit):
         assert task.memory > max(block.numel for block in task.blocks) * BYTES_PER_WEIGHT
     # No two neighbours would have fitted into one.
     sums = [sum(block.numel for block in task.blocks) for task in tasks]
-    assert all(a + b > MIN_TASK_WEIGHTS for a, b in zip(sums, sums[1:], strict=False))
+    assert all(a + b > MIN_TASK_WEIGHTS for a, b in pairwise(sums))
 
 
 def test_a_large_checkpoint_keeps_many_workers_busy():

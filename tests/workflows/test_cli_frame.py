@@ -10,10 +10,10 @@ from importlib.metadata import version
 
 import click
 import pytest
-from nwc_workflows import cli
-from nwc_workflows.console import ExitCode, Output, with_output
 
 from nwc_core.errors import FormatError, NwcError, UnknownTensorError, UsageError
+from nwc_workflows import cli
+from nwc_workflows.console import ExitCode, Output, with_output
 
 HEAVY = {"torch", "ray", "numba", "numpy", "pyarrow", "transformers", "boto3", "rich", "pydantic", "safetensors"}
 

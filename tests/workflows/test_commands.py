@@ -4,11 +4,7 @@ import json
 import re
 
 import pytest
-from checkpoints import SHARDS, all_tensors, contents, lossy_tensors, make_model, save, snapshot
-from conftest import BITS
-from nwc_workflows.cli import COMMANDS
-
-import nwc_core
+from checkpoints import BITS, SHARDS, all_tensors, contents, lossy_tensors, make_model, save, snapshot
 
 NAMES = list(all_tensors())
 WEIGHTS = sum(tensor.numel() for tensor in all_tensors().values())
@@ -206,7 +202,7 @@ def test_a_missing_input_fails_in_one_line(nwc, tmp_path, command):
     [
         (["--bits", "0.1"], "bits: found 0.1; wanted at least 0.25 bits per weight"),
         (["--bits", "nan"], "bits: found nan; wanted at least 0.25 bits per weight"),
-        (["--bits", "4.5"], "bits: found 4.5; wanted at least"),
+        (["--bits", "1"], "bits: found 1.0; wanted at least"),
         (["--bits", "many"], "Invalid value for '--bits'"),
         (["--preset", "best"], "Invalid value for '--preset'"),
     ],
@@ -264,8 +260,3 @@ def test_a_name_may_not_forge_a_row_of_the_table(nwc, tmp_path, ray_cluster):
         assert code == 0
         assert "\x1b" not in out + err
         assert not any(line.startswith("b") for line in (out + err).splitlines())
-
-
-def test_every_command_of_the_workflow_is_there():
-    assert {"plan", "compress", "verify", "inspect", "decompress"} <= set(COMMANDS)
-    assert nwc_core.open is not None

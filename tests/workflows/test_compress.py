@@ -6,8 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoints import CONFIG, SHARDS, all_tensors, contents, lossy_tensors, make_model, normal, same_bits, save, snapshot
-from conftest import BITS
+from checkpoints import (
+    BITS,
+    CONFIG,
+    SHARDS,
+    all_tensors,
+    contents,
+    lossy_tensors,
+    make_model,
+    normal,
+    same_bits,
+    save,
+    snapshot,
+)
+
+import nwc_core as nwc
+from nwc_core.errors import AlreadyExistsError, FormatError, IntegrityError, NwcError, UsageError
+from nwc_core.lossless import encode_lossless
+from nwc_core.store import open_store
 from nwc_workflows import compress as module
 from nwc_workflows import plan as planning
 from nwc_workflows.blocks import cut_tensor
@@ -16,11 +32,6 @@ from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
 from nwc_workflows.sources import open_checkpoint
 from nwc_workflows.verify import verify
-
-import nwc_core as nwc
-from nwc_core.errors import AlreadyExistsError, FormatError, IntegrityError, NwcError, UsageError
-from nwc_core.lossless import encode_lossless
-from nwc_core.store import open_store
 
 
 def run(source, destination, codec, *, workers=None, **options):
@@ -202,9 +213,7 @@ def flip_last_byte(path):
 
 
 @pytest.mark.parametrize("name", [*SHARDS, "tokenizer.json", "config.json"])
-def test_other_content_under_the_same_names_is_another_artifact(
-    artifact, own_model, codec, small_tasks, no_ray, name
-):
+def test_other_content_under_the_same_names_is_another_artifact(artifact, own_model, codec, small_tasks, no_ray, name):
     """The same headers and sizes: only content tells."""
     if name == "config.json":
         (own_model / name).write_text(json.dumps(CONFIG).replace("384", "385"))
@@ -281,7 +290,7 @@ def test_the_faster_of_two_runs_wins_and_the_other_says_so(model, codec, tmp_pat
 def test_a_destination_inside_the_source_is_refused(own_model, codec, no_ray, inside):
     """The next run would take the artifact for a part of the model."""
     before = snapshot(own_model)
-    with pytest.raises(UsageError, match="destination: found .*, inside the source"):
+    with pytest.raises(UsageError, match=r"destination: found .*, inside the source"):
         run(own_model, own_model / inside, codec)
     assert snapshot(own_model) == before
 

@@ -10,6 +10,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from nwc_workflows import progress as progress_module
 from nwc_workflows.console import ExitCode, Output, with_output
 from nwc_workflows.wording import amount_text, bytes_text, duration_text, rate_text, table_text

@@ -14,15 +14,15 @@ from checkpoints import (
     save,
     snapshot,
 )
+
+import nwc_core
+from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
+from nwc_core.safetensors_header import parse_header
 from nwc_infra.stores.local import LocalStore
 from nwc_workflows.compress import compress
 from nwc_workflows.decompress import decompress
 from nwc_workflows.plan import CompressOptions, make_plan
 from nwc_workflows.sources import open_checkpoint, read_bytes, to_tensor
-
-import nwc_core
-from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
-from nwc_core.safetensors_header import parse_header
 
 
 def restore(artifact, destination, **options):

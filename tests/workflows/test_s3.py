@@ -7,13 +7,13 @@ import json
 import pytest
 from checkpoints import SHARDS, all_tensors, contents, make_model, normal, same_bits, save
 from conftest import BITS
-from nwc_infra.stores.s3 import S3Store
-from nwc_workflows import blocks
-from nwc_workflows.sources import open_checkpoint, read_bytes, to_tensor
 from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
 
 import nwc_core
 from nwc_core.errors import FormatError, NotFoundError, PermissionDeniedError
+from nwc_infra.stores.s3 import S3Store
+from nwc_workflows import blocks
+from nwc_workflows.sources import open_checkpoint, read_bytes, to_tensor
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nwc_infra.stores.local import LocalStore
-from nwc_workflows.sources import Checkpoint, open_checkpoint, read_bytes, to_tensor
 
 from nwc_core.dtypes import DTYPES
 from nwc_core.errors import FormatError, NotFoundError, StoreError, UsageError
 from nwc_core.safetensors_header import build_header
 from nwc_core.store import ObjectInfo
+from nwc_infra.stores.local import LocalStore
+from nwc_workflows.sources import Checkpoint, open_checkpoint, read_bytes, to_tensor
 
 
 def weights(*names):
@@ -191,6 +191,9 @@ class Elsewhere:
     def size(self, key):
         return self.local.size(key)
 
+    def version(self, key):
+        return self.local.version(key)
+
     def get(self, key):
         self.gets.append(key)
         return self.local.get(key)
@@ -205,7 +208,7 @@ class Elsewhere:
     def put(self, key, data):
         raise AssertionError("a source is not written")
 
-    create = delete = put
+    create = delete = put_stream = put
 
 
 def test_any_store_will_do_and_opening_reads_no_weight(sharded):

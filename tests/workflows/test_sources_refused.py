@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from nwc_workflows import source_files
-from nwc_workflows.sources import open_checkpoint
 
 from nwc_core.errors import FormatError, NotFoundError, StoreError, UnsupportedSourceError
+from nwc_workflows import source_files
+from nwc_workflows.sources import open_checkpoint
 
 
 def save(path, *names):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nwc_workflows.cli import main
-from nwc_workflows.train import find_sources
 from safetensors.torch import save_file
 
 from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
+from nwc_workflows.cli import main
+from nwc_workflows.train import find_sources
 
 QUICK = ["--steps", "4", "--rounds", "1", "--fit-steps", "16", "--shapes", "2"]
 

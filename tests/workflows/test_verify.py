@@ -7,14 +7,16 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from checkpoints import contents, make_model, rewrite_index, rewrite_manifest, save, snapshot
-from nwc_workflows.sources import open_checkpoint
-from nwc_workflows.verify import verify
+from checkpoints import contents, make_model, normal, rewrite_index, rewrite_manifest, save, snapshot
 
 import nwc_core
 from nwc_core.artifact.writer import put_object
 from nwc_core.errors import FormatError, IntegrityError, NwcError
 from nwc_core.store import open_store
+from nwc_workflows.compress import compress
+from nwc_workflows.plan import CompressOptions, make_plan
+from nwc_workflows.sources import open_checkpoint
+from nwc_workflows.verify import verify
 
 
 def check(folder, source=None, **options):
@@ -110,10 +112,6 @@ def test_exchanged_payloads_are_found(own_artifact):
 
 def test_an_index_that_exchanges_two_tensors_is_found(tmp_path, codec, ray_cluster):
     """Same type, shape and payload, all digests right: only the names in the payload tell."""
-    from checkpoints import normal
-    from nwc_workflows.compress import compress
-    from nwc_workflows.plan import CompressOptions, make_plan
-
     tensors = {"q": normal(64, 64, seed=1), "k": normal(64, 64, seed=2), "v": normal(64, 64, seed=3)}
     path = save(tmp_path / "m.safetensors", tensors)
     compress(make_plan(path, codec, CompressOptions(bits=60)), open_store(tmp_path / "out"))
@@ -140,7 +138,8 @@ def test_a_wrong_recorded_error_is_found_with_the_source(own_artifact, model, fa
     (problem,) = check(own_artifact, model)
     assert problem.where == "conv"
     assert re.search(
-        r"tensor 'conv', elements \[0, 3456\): found mean squared error \S+; wanted \S+, as recorded", str(problem.error)
+        r"tensor 'conv', elements \[0, 3456\): found mean squared error \S+; wanted \S+, as recorded",
+        str(problem.error),
     )
 
 

@@ -122,7 +122,9 @@ def _ideal_bits(codec: Codec, encoded: EncodedTensor) -> float:
     count, m, n = layout.matrix_shape(encoded.shape)
     total = 0.0
     for _ in range(count):
-        stream = MatrixStream.read(ByteReader(reader.raw(reader.varint()), "matrix"), m, n, codec.prior, codec.transforms)
+        stream = MatrixStream.read(
+            ByteReader(reader.raw(reader.varint()), "matrix"), m, n, codec.prior, codec.transforms
+        )
         header = stream.header
         points = stream.points(codec.prior, "benchmark")
         flat = (points.T if header.by_columns else points).reshape(-1)

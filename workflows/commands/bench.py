@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text
 
@@ -24,9 +25,9 @@ def codec(
 ) -> None:
     """Rate, distortion and speed on a Gaussian matrix, beside Shannon's bound, zstd and memcpy; one core."""
     import torch
-    from nwc_workflows.bench.codec import gaussian, rate_points, speeds
 
     from nwc_core.codec import Codec
+    from nwc_workflows.bench.codec import gaussian, rate_points, speeds
 
     torch.set_num_threads(1)
     loaded = Codec.load(name)

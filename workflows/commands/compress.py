@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from nwc_workflows.commands.options import compress_options, ray_options
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, duration_text, name_text
@@ -28,16 +29,18 @@ def compress(
 
     SOURCE is a .safetensors file or the folder of a checkpoint; DESTINATION a folder that holds no other artifact.
     """
-    from nwc_workflows.compress import compress as run
-    from nwc_workflows.plan import CompressOptions, make_plan
-
     from nwc_core.codec import Codec
     from nwc_core.store import open_store
+    from nwc_workflows.compress import compress as run
+    from nwc_workflows.plan import CompressOptions, make_plan
 
     plan = make_plan(source, Codec.load(codec), CompressOptions(bits=bits, preset=preset))
     for skipped in plan.checkpoint.skipped:
         output.note(f"left out: {name_text(skipped.path)} ({bytes_text(skipped.size)}): {skipped.reason}")
     store = open_store(destination, "destination")
+    output.note(
+        f"{len(plan.tasks)} tasks; " + (f"connecting to Ray at {address}" if address else "starting a local Ray")
+    )
     with output.progress(sum(task.nbytes for task in plan.tasks), "compress") as progress:
         done = run(plan, store, address=address, workers=workers, on_progress=progress.advance)
     counts = done.manifest.counts

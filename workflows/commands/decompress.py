@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
 
@@ -13,10 +14,9 @@ from nwc_workflows.wording import bytes_text, name_text
 @with_output
 def decompress(output: Output, artifact: str, destination: str) -> None:
     """Write the checkpoint that ARTIFACT was made from into DESTINATION: same files, same shards, same types."""
-    from nwc_workflows.decompress import decompress as run
-
     import nwc_core as nwc
     from nwc_core.store import open_store
+    from nwc_workflows.decompress import decompress as run
 
     store = open_store(destination, "destination")
     with nwc.open(artifact) as opened:

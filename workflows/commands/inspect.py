@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
 
@@ -12,9 +13,8 @@ from nwc_workflows.wording import bytes_text, name_text
 @with_output
 def inspect(output: Output, artifact: str) -> None:
     """List the tensors of ARTIFACT with their bits and errors; reads no weights."""
-    from nwc_workflows.inspect import artifact_nbytes, summarise
-
     import nwc_core as nwc
+    from nwc_workflows.inspect import artifact_nbytes, summarise
 
     with nwc.open(artifact) as opened:
         tensors = summarise(opened)

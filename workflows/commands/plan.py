@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from nwc_workflows.commands.options import compress_options
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
@@ -24,9 +25,8 @@ def plan(output: Output, source: str, bits: float, preset: str, codec: str) -> N
     SOURCE is a .safetensors file, or the folder of a checkpoint: sharded or not, with or without the other files of a
     Hugging Face model.
     """
-    from nwc_workflows.plan import CompressOptions, make_plan
-
     from nwc_core.codec import Codec
+    from nwc_workflows.plan import CompressOptions, make_plan
 
     made = make_plan(source, Codec.load(codec), CompressOptions(bits=bits, preset=preset))
     data = describe(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text
 
@@ -41,11 +42,10 @@ def train(
     """
     from pathlib import Path
 
-    from nwc_workflows.train import find_sources
-    from nwc_workflows.train import train as run
-
     from nwc_core.errors import UsageError
     from nwc_core.training.loop import TrainingConfig
+    from nwc_workflows.train import find_sources
+    from nwc_workflows.train import train as run
 
     path = Path(target)
     if path.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import click
+
 from nwc_workflows.console import ExitCode, Output, with_output
 from nwc_workflows.wording import name_text
 
@@ -18,10 +19,9 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
 
     With --source, also that lossless tensors equal the source's bit for bit and that the recorded errors are true.
     """
+    import nwc_core as nwc
     from nwc_workflows.sources import open_checkpoint
     from nwc_workflows.verify import verify as run
-
-    import nwc_core as nwc
 
     checkpoint = open_checkpoint(source) if source else None
     with nwc.open(artifact) as opened:

@@ -1,0 +1,139 @@
+"""Work that is stopped: Ctrl-C, dead workers, a dead driver. Nothing looks finished, and the next run ends as ever."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+from checkpoints import BITS, contents, has_manifest, make_model, normal, save
+
+from nwc_core.errors import NwcError
+from nwc_core.store import open_store
+from nwc_workflows.compress import compress
+from nwc_workflows.console import Output
+from nwc_workflows.plan import CompressOptions, make_plan
+
+
+@pytest.fixture
+def source(tmp_path):
+    return make_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_ctrl_c_between_tasks(source, codec, nwc, tmp_path, ray_cluster, small_tasks, monkeypatch, done, artifact):
+    seen = []
+
+    class Interrupting:
+        def advance(self, amount):
+            seen.append(amount)
+            if len(seen) == done:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "progress", lambda *arguments: nullcontext(Interrupting()))
+        code, out, err = nwc("compress", source, tmp_path / "out", "--bits", BITS)
+    assert (code, out, err.splitlines()[-1]) == (130, "", "nwc: interrupted")
+    assert not has_manifest(tmp_path / "out")
+    assert nwc("compress", source, tmp_path / "out", "--bits", BITS)[0] == 0
+    assert contents(tmp_path / "out") == contents(artifact)
+
+
+def long_work(folder, name, tensors):
+    """A checkpoint whose tasks take long enough to be caught at it."""
+    return save(folder / "m.safetensors", {f"{name}.{i}": normal(512, 512, seed=i) for i in range(tensors)})
+
+
+LONG = CompressOptions(bits=6.0, preset="max")
+
+
+def processes_working_on(name):
+    """Ray's workers carry the name of their task as their title."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(f"ray::{name}".encode()):
+                yield int(path.parent.name)
+
+
+def test_a_killed_worker_is_replaced(codec, tmp_path, ray_cluster, small_tasks):
+    name = f"victim-{uuid.uuid4().hex}"
+    plan = make_plan(long_work(tmp_path, name, tensors=3), codec, LONG)
+    compress(plan, open_store(tmp_path / "undisturbed"))
+    killed, stop = [], threading.Event()
+
+    def kill_one():
+        while not killed and not stop.wait(0.005):
+            for pid in processes_working_on(name):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        compress(plan, open_store(tmp_path / "out"))
+    finally:
+        stop.set()
+        thread.join()
+    assert killed
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_named(codec, tmp_path, ray_cluster):
+    name = f"victim-{uuid.uuid4().hex}"
+    plan = make_plan(long_work(tmp_path, name, tensors=2), codec, LONG)
+    stop = threading.Event()
+
+    def kill_all():
+        while not stop.wait(0.005):
+            for pid in processes_working_on(name):
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_all)
+    thread.start()
+    try:
+        with pytest.raises(NwcError, match=f"^{name}.0#0 and 1 more: its worker process died 4 times"):
+            compress(plan, open_store(tmp_path / "out"))
+    finally:
+        stop.set()
+        thread.join()
+    assert not has_manifest(tmp_path / "out")
+
+
+COMMAND = [sys.executable, "-c", "from nwc_workflows.cli import main; main()"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_driver_that_is_stopped(codec, tmp_path, ray_cluster, number):
+    """The whole command with a Ray of its own, stopped in mid-run; run again, it ends as if nothing had been."""
+    path = save(tmp_path / "m.safetensors", {f"w.{i}": normal(1024, 1024, seed=i) for i in range(16)})
+    out = tmp_path / "out"
+    (tmp_path / "my.codec").write_bytes(codec.to_bytes())
+    arguments = ["compress", path, out, "--bits", "5", "--workers", "1", "--codec", tmp_path / "my.codec"]
+    driver = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("payload-*")):
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.send_signal(number)
+    stdout, stderr = driver.communicate(timeout=60)
+    assert stdout == ""
+    if number == signal.SIGINT:
+        assert driver.returncode == 130
+        assert stderr.splitlines()[-1] == "nwc: interrupted"
+        assert "Traceback" not in stderr
+    assert not has_manifest(out)
+    assert list(out.glob("payload-*"))
+    plan = make_plan(path, codec, CompressOptions(bits=5.0))
+    assert compress(plan, open_store(out)).created
+    compress(plan, open_store(tmp_path / "undisturbed"))
+    wanted = contents(tmp_path / "undisturbed")
+    assert {key: data for key, data in contents(out).items() if not key.startswith(".nwc-tmp-")} == wanted
