@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -76,7 +75,8 @@ def run_bounded(
 
     Calls ``function(*job.args, **shared)`` in Ray workers, one CPU and one thread each, and yields outcomes as jobs
     end. Longest first (by nbytes, then key): the long ones would otherwise be left alone at the end. A job larger than
-    the bound runs by itself. Needs a connected Ray, see nwc_infra.cluster. Closing the iterator cancels what runs.
+    the bound runs by itself. Needs a connected Ray, see nwc_infra.cluster. Closing the iterator hands out no more
+    jobs; the few that run end by themselves (cancelling them can abort the driver, in Ray 2.60).
 
     A job is tried again when its worker dies (3 times) or its store fails in passing (3 times); any other error is
     final.
@@ -144,8 +144,6 @@ def _run(
                 yield _outcome(job, ref)
     except ray.exceptions.RayError as error:
         raise NwcError(f"the Ray cluster was lost: {_first_line(error)}") from error
-    finally:
-        _cancel(list(running))
 
 
 def _call(function: Callable[..., R], args: tuple[Any, ...], /, **shared: object) -> R:
@@ -193,15 +191,3 @@ def _as_nwc_error(job: Job, error: Exception) -> NwcError:
 
 def _first_line(error: object) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")
-
-
-def _cancel(refs: list[Any]) -> None:
-    """Prevents jobs that go on writing after the caller has given up. Harmless when Ray is gone."""
-    import ray
-
-    if not refs:
-        return
-    with suppress(Exception):
-        for ref in refs:
-            ray.cancel(ref, force=True)
-        ray.wait(refs, num_returns=len(refs), timeout=10)

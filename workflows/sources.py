@@ -159,7 +159,11 @@ def to_tensor(data: bytes, dtype: DType, shape: Iterable[int]) -> torch.Tensor:
             "tensor data", f"{len(data)} bytes", f"{nbytes} for {dtype.name} of shape {shown(list(dims))}"
         )
     # frombuffer refuses an empty buffer
-    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype.torch) if data else torch.empty(0, dtype=dtype.torch)
+    flat = (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype.torch)
+        if data
+        else torch.empty(0, dtype=dtype.torch)
+    )
     try:
         return flat.reshape(dims)
     except (RuntimeError, OverflowError, TypeError):  # an empty tensor may claim dimensions up to 2**64 - 1

@@ -90,17 +90,6 @@ def _gone(folder: str) -> None:
     raise NotFoundError("s3://bucket/key", "no such object")
 
 
-def _beat(folder: str, forever: bool) -> None:
-    """For ever (a minute at most): leaves a sign of life every 20 ms. Else: returns once there is one."""
-    sign = Path(folder, "sign")
-    for _ in range(3000):
-        if forever:
-            sign.write_text(str(time.monotonic()))
-        elif sign.exists():
-            return
-        time.sleep(0.02)
-
-
 # ---- scheduler -----------------------------------------------------------------------------------------------------
 
 
@@ -182,17 +171,6 @@ def test_only_a_store_that_may_recover_is_asked_again(tmp_path: Path) -> None:
 def test_a_job_that_no_node_can_hold_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match=r"^model\.embed: needs 1,000,000,\d+ MB .* offers [\d,]+ MB"):
         run_bounded(_nothing, [Job("model.embed", (), 10**15)], shared={}, max_bytes_in_flight=1)
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_closing_the_iterator_ends_what_runs(tmp_path: Path) -> None:
-    jobs = [Job("endless", (str(tmp_path), True), 2), Job("short", (str(tmp_path), False), 1)]
-    outcomes = run_bounded(_beat, jobs, shared={}, max_bytes_in_flight=10)
-    assert next(outcomes).job.key == "short"
-    outcomes.close()
-    last = (tmp_path / "sign").read_text()
-    time.sleep(0.3)
-    assert (tmp_path / "sign").read_text() == last
 
 
 # ---- cluster -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from checkpoints import SHARDS, all_tensors, contents, make_model, normal, same_bits, save
-from conftest import BITS
+from checkpoints import BITS
 from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
 
 import nwc_core
