@@ -68,8 +68,7 @@ class S3Store:
     def _head(self, key: str) -> dict[str, Any]:
         full = self._full(key)
         try:
-            answer: dict[str, Any] = self.bucket.call("head_object", full)
-            return answer
+            return dict(self.bucket.call("head_object", full))
         except StoreError as error:
             if error_code(error) in ("400", "403"):
                 # The answer to a HEAD has a number and no words; a GET that fails alike says what is wrong.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from nwc_core.training.loop import Trainer, TrainingConfig
 CONFIG = TrainingConfig(
     shapes=2, steps=100, batch=3, weights=4096, rounds=1, fit_steps=80, held_out=0.2, transforms=(9,)
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As `nwc train` does; on a busy machine small sums split over threads take many times longer, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def smooth_kernels(count: int, seed: int) -> torch.Tensor:
