@@ -5,6 +5,8 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from nwc_core.errors import FormatError
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,7 +49,12 @@ class Assembly:
         with self._lock:
             if self._flat is None:
                 # Not before a first block: a damaged one must not cost the memory of a whole tensor.
-                self._flat = flat.new_empty(self._stop - self._start)
+                try:
+                    self._flat = flat.new_empty(self._stop - self._start)
+                except RuntimeError:  # torch's way to say that there is not so much memory
+                    raise FormatError(
+                        f"tensor {row.tensor!r}", f"{self._stop - self._start} elements", "what memory holds"
+                    ) from None
             target = self._flat
         low, high = max(self._start, row.start), min(self._stop, row.stop)
         target[low - self._start : high - self._start] = flat[low - row.start : high - row.start]

@@ -23,7 +23,7 @@ import torch
 
 from nwc_core import transform
 from nwc_core.codec import Codec
-from nwc_core.errors import UsageError
+from nwc_core.errors import FormatError, UsageError
 from nwc_core.prior import RATE_SPAN, Prior
 from nwc_core.scales import Spread
 from nwc_core.training.counts import count_points
@@ -34,6 +34,7 @@ from nwc_core.training.objective import OrthonormalTransform, rate_distortion
 _LOG_EVERY = 50
 _REASSIGNMENTS = 8  # times in a round that every matrix chooses its shape anew
 _CURVE_POINTS = 20  # of phase 1 in the provenance
+_WANTED = "the state of a training run; remove it to start over"
 _REACH = 600  # of the exported probabilities, in points: past the widest table
 _RATE_WEIGHT = 1.0  # lambda; only alpha / lambda matters, and alpha is drawn over its whole range
 
@@ -272,16 +273,23 @@ class Trainer:
         os.replace(partial, self.checkpoint)  # noqa: PTH105  a crash leaves the old checkpoint or the new one
 
     def _load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
-        if saved["identity"] != self._identity:
+        try:
+            saved = torch.load(path, weights_only=True)  # runs no code that a file may hold
+            identity = saved["identity"]
+        except Exception as error:  # torch raises half a dozen kinds, some with advice to run the file's code
+            raise FormatError(str(path), f"a file that cannot be read ({type(error).__name__})", _WANTED) from None
+        if identity != self._identity:
             raise UsageError(
                 f"{path}: belongs to another training run (other sources or configuration); remove it to start over"
             )
-        self.network.load_state_dict(saved["network"])
-        for module, state in zip(self.transforms, saved["transforms"], strict=True):
-            module.load_state_dict(state)
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.state = _State(**saved["state"])
+        try:
+            self.network.load_state_dict(saved["network"])
+            for module, state in zip(self.transforms, saved["transforms"], strict=True):
+                module.load_state_dict(state)
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.state = _State(**saved["state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FormatError(str(path), f"a damaged state ({type(error).__name__})", _WANTED) from None
 
 
 class _Points:

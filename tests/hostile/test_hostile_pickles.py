@@ -55,7 +55,7 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, make: object) -> None:
     assert callable(make)
     trap, work = tmp_path / "trap", tmp_path / "work.pt"
     work.write_bytes(make(Bomb(trap)))
-    with pytest.raises((pickle.UnpicklingError, NwcError)):
+    with pytest.raises(NwcError):
         _resume(work)
     assert not trap.exists()
 
