@@ -84,7 +84,7 @@ def cluster(address: str | None = None, workers: int | None = None) -> Iterator[
         return
     try:
         if address is None:
-            _start_local(workers or os.cpu_count() or 1)
+            _start_local(workers)
         else:
             _connect(address)
         yield RayCluster(address, _workers_of_running(workers, address or "the local Ray"))
@@ -102,7 +102,7 @@ def _workers_of_running(workers: int | None, where: str) -> int:
     return workers or cpus
 
 
-def _start_local(cpus: int) -> None:
+def _start_local(cpus: int | None) -> None:
     import ray
 
     try:

@@ -68,7 +68,7 @@ def run_bounded(
     jobs: Sequence[Job],
     *,
     shared: Mapping[str, object],
-    max_bytes_in_flight: int,
+    max_bytes_in_flight: int | None = None,
     workers: int | None = None,
 ) -> Iterator[Outcome[R]]:
     """Prevents running out of memory from too many large jobs at once, and one bad job taking the others with it.
@@ -85,33 +85,36 @@ def run_bounded(
         function: importable in the workers; returns a small row.
         jobs: in any order.
         shared: objects that every job needs, by argument name; stored once and read from there on every node.
-        max_bytes_in_flight: bound on the sum of nbytes of the jobs handed to Ray, over the whole cluster.
+        max_bytes_in_flight: bound on the sum of nbytes of the jobs handed to Ray, over the whole cluster; None for
+            what its nodes offer.
         workers: bound on their number; None for one per CPU of the cluster.
 
     Raises:
         UsageError: at once, for a job that no node can ever run.
         NwcError: while iterating, if Ray itself is lost.
     """
-    cpus = _check_can_run(jobs)
-    return _run(function, jobs, shared, max_bytes_in_flight, min(workers or cpus, cpus))
+    cpus, memory = _check_can_run(jobs)
+    bound = memory if max_bytes_in_flight is None else max_bytes_in_flight
+    return _run(function, jobs, shared, bound, min(workers or cpus, cpus))
 
 
-def _check_can_run(jobs: Sequence[Job]) -> int:
-    """Prevents Ray's silent endless wait for a node that doesn't exist. Returns the CPUs of the cluster."""
+def _check_can_run(jobs: Sequence[Job]) -> tuple[int, int]:
+    """Prevents Ray's silent endless wait for a node that doesn't exist. Returns the cluster's CPUs and bytes of memory."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus = int(sum(node.get("CPU", 0) for node in nodes))
     if cpus < 1:
         raise UsageError("the Ray cluster has no CPU that a job could run on")
-    memory = int(max(node.get("memory", 0) for node in nodes if node.get("CPU", 0) >= 1))
+    memories = [int(node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    memory = max(memories)
     for job in jobs:
         if _reserved(job) > memory:
             raise UsageError(
                 f"{job.key}: needs {_reserved(job) / 1e6:,.0f} MB of memory in one worker; "
                 f"the largest node of the Ray cluster offers {memory / 1e6:,.0f} MB"
             )
-    return cpus
+    return cpus, sum(memories)
 
 
 def _reserved(job: Job) -> int:

@@ -33,6 +33,10 @@ _HOME = {
 __all__ = ["Artifact", "Codec", "EncodedTensor", "load", "open"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

@@ -49,6 +49,7 @@ MIN_LOSSY_WEIGHTS = 1024
 MAX_TRANSFORMS = 255  # streams number them in one byte, from 1
 # Share of the original bytes from which lossless coding may be smaller: bfloat16 weights pack to about two thirds.
 _TRY_LOSSLESS = 0.625
+_VALUES_SAMPLED = 4096  # to see whether a tensor has few distinct values
 _SUFFIX = ".safetensors"
 
 
@@ -61,7 +62,7 @@ def lossy_candidate(dtype: str, shape: tuple[int, ...]) -> bool:
     return DTYPES[dtype].lossy and matrix and math.prod(shape) >= MIN_LOSSY_WEIGHTS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codec:
     """A neural weight codec. Build one with `load`, `from_bytes` or `nwc train`.
 
@@ -74,6 +75,9 @@ class Codec:
     prior: Prior
     transforms: Transforms
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Codec({self.digest[:12]}, {self.prior.shapes} shapes, {len(self.transforms)} transforms)"
 
     @staticmethod
     def available() -> list[str]:
@@ -184,6 +188,7 @@ class Codec:
         self,
         weight: torch.Tensor,
         bits: float,
+        *,
         preset: str = "default",
         layout: Layout | None = None,
         threads: int = 1,
@@ -226,9 +231,13 @@ class Codec:
             encoded = self._encode_lossy(weight, values, layout, bits, PRESETS[preset], threads)
         except Unsuitable:
             return encode_lossless(weight)
-        # Sparse tensors, and high rates: without loss may take no more bytes.
+        # Sparse tensors, masks and the like, and high rates: without loss may take no more bytes.
         zeros = values.size - np.count_nonzero(values)
-        if 2 * zeros > values.size or encoded.nbytes >= _TRY_LOSSLESS * weight.numel() * dtype.itemsize:
+        if (
+            2 * zeros > values.size
+            or _few_values(values)
+            or encoded.nbytes >= _TRY_LOSSLESS * weight.numel() * dtype.itemsize
+        ):
             lossless = encode_lossless(weight)
             if len(lossless.body) <= encoded.nbytes:
                 return lossless
@@ -327,6 +336,12 @@ def _provenance(metadata: dict[str, str], where: str) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise FormatError(f"{where}, metadata nwc", f"provenance {shown(provenance)}", "an object")
     return provenance
+
+
+def _few_values(values: npt.NDArray[np.float32]) -> bool:
+    """Whether a tensor looks like a mask or a table of a few constants, which a general compressor codes in far less."""
+    sample = values.reshape(-1)[:: max(1, values.size // _VALUES_SAMPLED)]
+    return bool(np.unique(sample).size <= sample.size // 16)
 
 
 def _check_transform(matrix: npt.NDArray[np.generic], where: str) -> None:

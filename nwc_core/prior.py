@@ -64,7 +64,7 @@ def normalise(pmf: npt.NDArray[np.float64], total: int = TOTAL) -> npt.NDArray[n
     return freq
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShapeTables:
     """Tables of one shape, laid out for coding. Table index t = 2 * level + q, level < TABLE_LEVELS.
 
@@ -123,7 +123,7 @@ class ShapeTables:
         return np.asarray(entropy[levels - OCTAVE * raw] + raw)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """Tables of all shapes.
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core.errors import FormatError
+from nwc_core.kernels import kernel
 from nwc_core.prior import PRECISION, RAW_OF_LEVEL, TABLE_OF_LEVEL, ShapeTables
 
 LOW = 1 << 16  # lower bound of a state
@@ -35,7 +35,7 @@ OUT_OF_WORDS, OUT_OF_ESCAPES = -1, -2
 ESCAPED = 1 << 40  # no k is this large
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _encode(points, level, lanes, next_state, raw_of, table_of, freq, start, zero, words, escapes):  # type: ignore[no-untyped-def]
     """Returns (first word used, escapes used, states). `words` fills from its end, as decoding reads forward."""
     count = points.shape[0]
@@ -89,7 +89,7 @@ def _encode(points, level, lanes, next_state, raw_of, table_of, freq, start, zer
     return w, n_escapes, states
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _decode(  # type: ignore[no-untyped-def]
     points, level, lanes, next_state, raw_of, table_of, symbols, packed, zero, states, words, n_words, escapes
 ):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core import intvector
+from nwc_core.kernels import kernel
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, Prior
 from nwc_core.wire import ByteReader, ByteWriter
 
@@ -68,7 +68,7 @@ class Scales:
         return cls(base, rows, columns, row_shift, column_shift)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _fill_levels(outer, inner, top, out):  # type: ignore[no-untyped-def]
     for i in range(outer.size):
         for j in range(inner.size):

@@ -8,11 +8,11 @@ weights and the trellis search stays exact.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core import steps
+from nwc_core.kernels import kernel
 
 SCALE_BITS = 14
 # Points stay below 2^24, entries of T below 2^14 in sum of g = 9 ... 49 terms: with 2^12 of the fixed-point steps this
@@ -28,7 +28,7 @@ def analyse(weight: npt.NDArray[np.float32], transform: npt.NDArray[np.int16]) -
     return coefficients.reshape(weight.shape)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _synthesise(points, multiplier, transform, scale, out):  # type: ignore[no-untyped-def]
     m, n = points.shape
     g = transform.shape[0]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from nwc_core.kernels import kernel
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, ShapeTables, raw_bits
 from nwc_core.rans import MAX_LANES
 
@@ -63,14 +63,14 @@ def _predecessors(n_states: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
     return np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _nearest(v, pull, c):  # type: ignore[no-untyped-def]
     """The candidate of class c: the point n = c mod 4 nearest to v, less what the rate pulls it toward zero."""
     centre = v - min(max(v * pull, -_MAX_PULL), _MAX_PULL)
     return np.int32(4) * np.int32(np.floor((centre - np.float32(c)) * np.float32(0.25) + np.float32(0.5))) + np.int32(c)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _search(u, level, lanes, tail, origin, kind, pull, raw, rate, lam, decision, points):  # type: ignore[no-untyped-def]
     """Best points [steps, MAX_LANES] of u, both in steps; lanes beyond `lanes` (`tail` in the last step) are padding."""
     steps = u.shape[0]

@@ -8,6 +8,7 @@ and the next one overwrites nothing.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -30,8 +31,7 @@ from nwc_workflows.carried import Carried, check_free, describe_files, write_fil
 from nwc_workflows.plan import Plan
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
 
-# In flight over the whole cluster; each worker's own peak is `Task.memory`.
-MAX_BYTES_IN_FLIGHT = 64 << 30
+_LOCAL = "file://"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def _compile_kernels(plan: Plan) -> None:
     import torch
 
     codec = plan.codec
-    codec.decode(codec.encode(torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1), plan.bits, plan.options.preset))
+    codec.decode(
+        codec.encode(torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1), plan.bits, preset=plan.options.preset)
+    )
 
 
 def code_task(
@@ -138,7 +140,7 @@ def code_task(
         source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
         try:
             tensor = to_tensor(source, block.tensor.dtype, block.shape)
-            encoded = parsed.encode(tensor, bits, preset) if block.lossy else encode_lossless(tensor)
+            encoded = parsed.encode(tensor, bits, preset=preset) if block.lossy else encode_lossless(tensor)
         except NwcError:
             raise
         except Exception as error:  # name the tensor: a worker's traceback would not
@@ -191,7 +193,7 @@ def _run_tasks(plan: Plan, destination: Store, workers: int, on_progress: Callab
     shared = {"checkpoint": plan.checkpoint, "destination": destination, "codec": plan.codec.to_bytes()}
     done: dict[str, CodedTask] = {}
     nbytes = {task.key: task.nbytes for task in plan.tasks}
-    outcomes = run_bounded(code_task, jobs, shared=shared, max_bytes_in_flight=MAX_BYTES_IN_FLIGHT, workers=workers)
+    outcomes = run_bounded(code_task, jobs, shared=shared, workers=workers)
     with closing(cast("Generator[Outcome[CodedTask]]", outcomes)):  # after a failure nobody goes on writing
         for outcome in outcomes:
             if outcome.error is not None:
@@ -232,9 +234,15 @@ def _assemble(plan: Plan, coded: list[CodedTask], carried: Carried, destination:
 
 def _check_apart(plan: Plan, destination: Store) -> None:
     """An artifact inside the folder of its source would be part of that checkpoint the next time. Raises UsageError."""
-    source, target = plan.source_uri.rstrip("/"), destination.uri.rstrip("/")
-    if f"{target}/".startswith(f"{source}/"):
+    source, target = _real(plan.source_uri), _real(destination.uri)
+    if f"{target}/".startswith(f"{source}/") or target == _real(plan.checkpoint.store.uri):
         raise UsageError(f"destination: found {target}, inside the source {source}; wanted a folder outside of it")
+
+
+def _real(uri: str) -> str:
+    """A location without links and a slash at the end, so that two names of one place compare equal."""
+    path = uri.removeprefix(_LOCAL)
+    return os.path.realpath(path) if path != uri else uri.rstrip("/")
 
 
 def _check_unchanged(checkpoint: Checkpoint) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nwc_core.artifact.index import BlockRow
+from nwc_core.artifact.manifest import CarriedFile
 from nwc_core.artifact.objects import check_object
 from nwc_core.artifact.reader import Artifact
-from nwc_core.errors import AlreadyExistsError
+from nwc_core.errors import AlreadyExistsError, NotFoundError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.safetensors_header import build_header
 from nwc_core.store import Store
@@ -39,23 +40,17 @@ def decompress(
         IntegrityError, FormatError: the artifact is damaged; the file at hand was not written.
     """
     manifest = artifact.manifest
-    paths = [file.path for file in manifest.weight_files] + [file.path for file in manifest.files]
-    present = {info.key for info in destination.list()}
-    for path in paths:
-        if path in present:
+    for path in [file.path for file in manifest.weight_files] + [file.path for file in manifest.files]:
+        if _exists(destination, path):
             raise AlreadyExistsError(
                 f"{destination.uri}/{path}", "already exists; nothing was written; choose another destination"
             )
+    for carried in manifest.files:  # before anything is written: it takes no time, unlike the weights
+        _carried(artifact, carried)
     restored = []
     rows: dict[str, list[BlockRow]] = {file.path: [] for file in manifest.weight_files}
     for row in artifact.index:
         rows[row.file].append(row)
-    for carried in manifest.files:
-        data = artifact.store.get(carried.object)
-        check_object(data, carried.size, carried.sha256, f"{artifact.store.uri}/{carried.object}")
-        destination.put(carried.path, data)
-        on_progress(len(data))
-        restored.append(Restored(carried.path, len(data)))
     for file in manifest.weight_files:
         size = 0
 
@@ -68,7 +63,27 @@ def decompress(
 
         destination.put_stream(file.path, chunks())
         restored.append(Restored(file.path, size))
+    for carried in manifest.files:  # after the weights: a folder with a config.json looks like a model
+        data = _carried(artifact, carried)
+        destination.put(carried.path, data)
+        on_progress(len(data))
+        restored.append(Restored(carried.path, len(data)))
     return restored
+
+
+def _carried(artifact: Artifact, file: CarriedFile) -> bytes:
+    """The content of a carried file, digest checked."""
+    data = artifact.store.get(file.object)
+    check_object(data, file.size, file.sha256, f"{artifact.store.uri}/{file.object}")
+    return data
+
+
+def _exists(store: Store, key: str) -> bool:
+    try:
+        store.size(key)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _safetensors(artifact: Artifact, rows: list[BlockRow], metadata: dict[str, str]) -> Iterator[bytes]:

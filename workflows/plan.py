@@ -1,4 +1,4 @@
-"""The plan of a compression: what is coded how, in which tasks, and how large it will be. Reads headers, no weights."""
+"""The plan of a compression: what is coded how, in which tasks, how large it will be. Reads headers and small tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nwc_core.artifact.index import BlockRow, write_index
-from nwc_core.artifact.objects import check_key, name_from_digest
+from nwc_core.artifact.objects import check_key
 from nwc_core.codec import PRESETS, Codec
 from nwc_core.encoded import MAX_RANK
 from nwc_core.errors import FormatError, UsageError
@@ -19,13 +18,12 @@ from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
 from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
 from nwc_workflows.carried import Carried
+from nwc_workflows.overhead import fixed_nbytes
 from nwc_workflows.sources import Checkpoint, open_checkpoint
 
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
 MAX_BITS = 16.0  # of a lossy tensor
 MAX_ELEMENTS = 1 << 48  # as in an index and a coded tensor
-_PAYLOAD_HEADER = 130  # bytes of a payload's header for each block
-_MANIFEST = (1500, 220)  # bytes of a manifest: fixed, and for each payload, file or weight file
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class Plan:
         options: see CompressOptions.
         tasks: all work, in stored order.
         bits: bits per weight for the tensors that are coded lossily, so that the whole meets `options.bits`.
+        fixed_nbytes: what all else takes, see `nwc_workflows.overhead`.
     """
 
     source_uri: str
@@ -71,6 +70,7 @@ class Plan:
     options: CompressOptions
     tasks: tuple[Task, ...]
     bits: float
+    fixed_nbytes: int
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -95,7 +95,7 @@ class Plan:
     def predicted_nbytes(self) -> int:
         """Predicted size of payloads, index, codec and manifest."""
         lossy = sum(block.numel for block in self.blocks if block.lossy)
-        return round(lossy * self.bits / 8) + _fixed_nbytes(self.checkpoint, self.codec, self.tasks)
+        return round(lossy * self.bits / 8) + self.fixed_nbytes
 
     @property
     def worker_memory(self) -> int:
@@ -134,7 +134,7 @@ def make_plan(source: str | Path | Store, codec: Codec, options: CompressOptions
     tasks = tuple(pack_tasks(block for tensor in checkpoint.tensors for block in cut_tensor(tensor)))
     lossy = sum(block.numel for task in tasks for block in task.blocks if block.lossy)
     weights = sum(tensor.numel for tensor in checkpoint.tensors)
-    fixed = _fixed_nbytes(checkpoint, codec, tasks)
+    fixed = fixed_nbytes(checkpoint, codec, tasks)
     bits = (options.bits * weights - 8 * fixed) / lossy if lossy else options.bits
     if bits < MIN_BITS:
         needed = math.ceil(100 * (MIN_BITS * lossy + 8 * fixed) / weights) / 100  # up: the figure said must do
@@ -142,7 +142,7 @@ def make_plan(source: str | Path | Store, codec: Codec, options: CompressOptions
             f"bits: found {options.bits}; wanted at least {needed:.2f}: the codec, the "
             f"index and the tensors that are stored losslessly take {fixed:,} bytes by themselves"
         )
-    return Plan(open_store(source, "source").uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS))
+    return Plan(open_store(source, "source").uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS), fixed)
 
 
 def _check_holdable(checkpoint: Checkpoint) -> None:
@@ -158,40 +158,3 @@ def _check_holdable(checkpoint: Checkpoint) -> None:
             check_key(f"source/{path}")
         except ValueError as error:
             raise FormatError(f"{checkpoint.store.uri}: file {shown(path)}", "this path", f"one that {error}") from None
-
-
-def _fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: tuple[Task, ...]) -> int:
-    """Bytes whatever the rate: lossless tensors (as if incompressible), index, codec, headers, manifest."""
-    blocks = [block for task in tasks for block in task.blocks]
-    lossless = sum(block.nbytes for block in blocks if not block.lossy)
-    fixed, each = _MANIFEST
-    named = len(tasks) + len(checkpoint.other_files) + len(checkpoint.weight_files)
-    return (
-        lossless
-        + len(write_index([_stand_in(block) for block in blocks]))
-        + len(codec.to_bytes())
-        + _PAYLOAD_HEADER * len(blocks)
-        + fixed
-        + each * named
-    )
-
-
-def _stand_in(block: Block) -> BlockRow:
-    """A row of the size that the real one will have: digests do not compress."""
-    digest = hashlib.sha256(f"{block.tensor.name}#{block.number}".encode()).digest()
-    return BlockRow(
-        tensor=block.tensor.name,
-        dtype=block.tensor.dtype.name,
-        shape=block.tensor.shape,
-        file=block.tensor.file,
-        start=block.start,
-        stop=block.stop,
-        coder="nwc",
-        object=name_from_digest("payload", digest.hex()),
-        offset=block.tensor.start,
-        length=block.nbytes,
-        sha256=digest,
-        source_sha256=hashlib.sha256(digest).digest(),
-        side_nbytes=block.numel % 4096,
-        mse=float(digest[0]) / 7,
-    )

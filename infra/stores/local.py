@@ -234,6 +234,8 @@ class LocalStore:
             with suppress(FileNotFoundError):  # renamed by put; still there after create
                 temporary.unlink()
             _sync_folder(target.parent)
+            for folder in made:  # their own names, too
+                _sync_folder(folder.parent)
 
     def _children(self, folder: str) -> tuple[str, ...]:
         """Keys in a folder, folders with a trailing "/", in reverse key order."""

@@ -87,7 +87,8 @@ def _put_if_absent(bucket: Bucket, key: str, **arguments: object) -> None:
 
 def _prove(bucket: Bucket, root: str) -> None:
     """See to it that the server heeds If-None-Match. Raises StoreError if it does not."""
-    place = (bucket.endpoint, bucket.name)
+    # The client's own: a profile may bring the endpoint, and two servers may have buckets of one name.
+    place = (bucket.client().meta.endpoint_url, bucket.name)
     if place in _proven or bucket.is_aws:
         return
     probe = f"{root}{PROBE_PREFIX}{uuid.uuid4().hex}"

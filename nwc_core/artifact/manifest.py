@@ -112,6 +112,8 @@ class Manifest(Record):
         _check_consistency(self, MANIFEST_KEY)
         fields = self.model_dump(mode="json")
         blank = _canonical({**fields, "checksum": _NO_CHECKSUM})
+        if len(blank) > MAX_MANIFEST_BYTES:  # no reader would open it
+            raise FormatError(MANIFEST_KEY, f"{len(blank)} bytes", f"at most {MAX_MANIFEST_BYTES}")
         return _canonical({**fields, "checksum": hashlib.sha256(blank).hexdigest()})
 
     @classmethod

@@ -78,7 +78,13 @@ class Artifact:
 
     def __init__(self, store: Store, codec: Codec | None = None) -> None:
         self.store = store
-        self.manifest = Manifest.from_bytes(store.get(MANIFEST_KEY), self._where(MANIFEST_KEY))
+        try:
+            manifest = store.get(MANIFEST_KEY)
+        except NotFoundError as error:
+            raise NotFoundError(
+                error.key, "no such object: no artifact is there, or one that was not finished"
+            ) from None
+        self.manifest = Manifest.from_bytes(manifest, self._where(MANIFEST_KEY))
         self._given_codec = codec
         self._codec = CodecSource(self.manifest.codec, codec, self.read_object, self._where(self.manifest.codec.object))
         ref = self.manifest.index

@@ -23,7 +23,7 @@ def put_object(store: Store, kind: ObjectKind, data: bytes) -> ObjectRef:
         # A conditional write, as the commit will be: a store that cannot do it says so now, not after hours of coding.
         store.create(ref.object, data)
     except AlreadyExistsError:
-        if store.size(ref.object) != ref.size:  # torn by a store that does not write atomically
+        if reference(kind, store.get(ref.object)) != ref:  # torn, or damaged since
             store.put(ref.object, data)
     return ref
 

@@ -32,6 +32,18 @@ from nwc_core.training.density import PriorNetwork, code_length, level_log2_s
 from nwc_core.training.objective import OrthonormalTransform, rate_distortion
 
 _LOG_EVERY = 50
+_MAX_SHAPES, _MAX_TRANSFORM = 16, 64  # what a codec file of 128 KB holds
+_RANGES = {
+    "seed": "0 or more",
+    "shapes": f"1 to {_MAX_SHAPES}",
+    "transforms": f"sizes from 2 to {_MAX_TRANSFORM}",
+    "steps": "1 or more",
+    "batch": "1 or more",
+    "weights": "1 or more",
+    "rounds": "0 or more",
+    "fit_steps": "1 or more",
+    "held_out": "a share from 0 to less than 1",
+}
 _REASSIGNMENTS = 8  # times in a round that every matrix chooses its shape anew
 _CURVE_POINTS = 20  # of phase 1 in the provenance
 _WANTED = "the state of a training run; remove it to start over"
@@ -72,6 +84,23 @@ class TrainingConfig:
     fit_steps: int = 800
     held_out: float = 0.1
     n_states: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, naming the field, for what could not be trained or not be written in the end."""
+        wanted = {
+            "seed": self.seed >= 0,
+            "shapes": 1 <= self.shapes <= _MAX_SHAPES,
+            "transforms": all(2 <= size <= _MAX_TRANSFORM for size in self.transforms),
+            "steps": self.steps >= 1,
+            "batch": self.batch >= 1,
+            "weights": self.weights >= 1,
+            "rounds": self.rounds >= 0,
+            "fit_steps": self.fit_steps >= 1,
+            "held_out": 0 <= self.held_out < 1,
+        }
+        for name, fine in wanted.items():
+            if not fine:
+                raise UsageError(f"{name}: found {getattr(self, name)}; wanted {_RANGES[name]}")
 
     @property
     def total_steps(self) -> int:
@@ -137,9 +166,8 @@ class Trainer:
         while self.state.round < self.config.rounds:
             self._fit_round()
             self._save()
-            held_out = self.state.curve[-1]["held_out_bits"]
             done = self.config.steps + self.state.round * self.config.fit_steps
-            self.progress(done, total, f"fit, {held_out:.4f} bits on held-out tensors")
+            self.progress(done, total, f"fit, {self.state.curve[-1]['train_bits']:.4f} bits per weight")
         return self._codec()
 
     def _joint_step(self) -> None:
@@ -195,7 +223,7 @@ class Trainer:
         stacked = stacked[:, points.seen]
         optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         for step in range(config.fit_steps):
-            if step % (config.fit_steps // _REASSIGNMENTS) == 0:
+            if step % max(1, config.fit_steps // _REASSIGNMENTS) == 0:
                 # The first fit starts with the shapes kept apart by tails: from like tables most would never be chosen.
                 if state.round or step >= config.fit_steps // 4:
                     with torch.no_grad():
@@ -209,13 +237,10 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         state.round += 1
-        state.curve.append(
-            {
-                "round": state.round,
-                "train_bits": round(float(loss.detach()), 5),
-                "held_out_bits": round(self._held_out_bits(bases), 5),
-            }
-        )
+        fitted = {"round": state.round, "train_bits": round(float(loss.detach()), 5)}
+        if self.dataset.held_out:
+            fitted["held_out_bits"] = round(self._held_out_bits(bases), 5)
+        state.curve.append(fitted)
 
     def _count(
         self, matrix: WeightMatrix, prior: Prior, shape: int, bases: list[npt.NDArray[np.int16]], index: int
@@ -230,8 +255,8 @@ class Trainer:
 
     @torch.no_grad()
     def _held_out_bits(self, bases: list[npt.NDArray[np.int16]]) -> float:
-        """Mean code length of held-out matrices, each under its best shape; training ones if none are held out."""
-        matrices = self.dataset.held_out or self.dataset.train
+        """Mean code length of held-out matrices, each under its best shape."""
+        matrices = self.dataset.held_out
         prior = Prior.from_pmf(self.network.pmf(_REACH))
         counts = np.stack([self._count(matrix, prior, 0, bases, 10**6 + i) for i, matrix in enumerate(matrices)])
         flat = torch.from_numpy(counts).reshape(len(counts), -1)

@@ -72,7 +72,7 @@ KINDS = (
 
 def check(tensor: torch.Tensor, bits: float, preset: str = "fast") -> EncodedTensor:
     """Encode, serialise, decode, and hold the result against everything that is promised."""
-    encoded = CODEC.encode(tensor, bits, preset)
+    encoded = CODEC.encode(tensor, bits, preset=preset)
     raw = encoded.to_bytes()
     decoded = CODEC.decode(EncodedTensor.from_bytes(raw))
     assert (decoded.dtype, decoded.shape) == (tensor.dtype, tensor.shape)
@@ -215,7 +215,7 @@ GAPS = {"scalar": 0.275, "fast": 0.115, "default": 0.10, "max": 0.06}
 def test_rate_length_and_distance_to_the_bound(preset: str, bits: float) -> None:
     shape = (512, 2048) if preset != "max" else (256, 2048)
     weight = gaussian(*shape)
-    encoded = CODEC.encode(weight, bits, preset)
+    encoded = CODEC.encode(weight, bits, preset=preset)
     assert encoded.bits_per_weight == pytest.approx(bits, abs=0.02)
     stream = _stream(encoded, shape)
     assert stream.header.n_states == PRESETS[preset]
@@ -241,7 +241,7 @@ def test_more_bits_are_better_and_so_are_more_states() -> None:
     weight = gaussian(128, 128)
     by_rate = [CODEC.encode(weight, bits).mse for bits in (1, 2, 3, 4, 6, 8, 12)]
     assert by_rate == sorted(by_rate, reverse=True)
-    by_preset = [CODEC.encode(weight, 4.0, preset).mse for preset in PRESETS]
+    by_preset = [CODEC.encode(weight, 4.0, preset=preset).mse for preset in PRESETS]
     assert by_preset == sorted(by_preset, reverse=True)
 
 
@@ -259,10 +259,10 @@ def test_scales_gain_what_they_should() -> None:
 def test_threads_change_nothing() -> None:
     """Three segments: 2^20 weights are one."""
     weight = gaussian(1200, 2048)
-    first = CODEC.encode(weight, 3.0, "fast")
+    first = CODEC.encode(weight, 3.0, preset="fast")
     assert len(_stream(first, (1200, 2048)).segments) == 3
     for threads in (2, 3):
-        assert CODEC.encode(weight, 3.0, "fast", threads=threads).to_bytes() == first.to_bytes()
+        assert CODEC.encode(weight, 3.0, preset="fast", threads=threads).to_bytes() == first.to_bytes()
     decoded = CODEC.decode(first)
     for threads in (2, 3):
         assert torch.equal(CODEC.decode(first, threads=threads), decoded)
@@ -272,12 +272,12 @@ def test_threads_change_nothing() -> None:
 @pytest.mark.parametrize("shape", [(64, 96), (16, 16, 3, 3), (3, 64, 64)])
 def test_the_same_bytes_twice_and_from_any_view(shape: tuple[int, ...], preset: str) -> None:
     weight = gaussian(*shape)
-    first = CODEC.encode(weight, 3.5, preset).to_bytes()
-    assert CODEC.encode(weight.clone(), 3.5, preset).to_bytes() == first
+    first = CODEC.encode(weight, 3.5, preset=preset).to_bytes()
+    assert CODEC.encode(weight.clone(), 3.5, preset=preset).to_bytes() == first
     turned = weight.permute(*range(len(shape))[::-1]).contiguous().permute(*range(len(shape))[::-1])
     assert not turned.is_contiguous()
-    assert CODEC.encode(turned, 3.5, preset).to_bytes() == first
-    assert Codec.from_bytes(CODEC.to_bytes()).encode(weight, 3.5, preset).to_bytes() == first
+    assert CODEC.encode(turned, 3.5, preset=preset).to_bytes() == first
+    assert Codec.from_bytes(CODEC.to_bytes()).encode(weight, 3.5, preset=preset).to_bytes() == first
 
 
 _DIGEST = """
@@ -314,7 +314,7 @@ def test_requests_that_make_no_sense() -> None:
         with pytest.raises(UsageError, match="bits per weight"):
             CODEC.encode(weight, bits)
     with pytest.raises(UsageError, match=r"preset 'best'.*default"):
-        CODEC.encode(weight, 4.0, "best")
+        CODEC.encode(weight, 4.0, preset="best")
     with pytest.raises(UsageError, match="complex128"):
         CODEC.encode(weight.to(torch.complex128), 4.0)
 

@@ -29,7 +29,7 @@ def _samples() -> list[bytes]:
     outlier[3, 3] = 5e4
     encoded = [
         CODEC.encode(gaussian(48, 40) * torch.logspace(-1, 1, 48)[:, None], 3.0),
-        CODEC.encode(smooth, 4.0, "scalar"),
+        CODEC.encode(smooth, 4.0, preset="scalar"),
         CODEC.encode(gaussian(2, 64, 64).to(torch.bfloat16), 2.0),
         CODEC.encode(gaussian(40, 40), 12.0),
         CODEC.encode(outlier.double(), 5.0),

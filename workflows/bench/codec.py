@@ -73,7 +73,7 @@ def rate_points(codec: Codec, weight: torch.Tensor, presets: list[str], rates: l
     points = []
     for preset in presets:
         for wanted in rates:
-            raw = codec.encode(weight, wanted, preset).to_bytes()
+            raw = codec.encode(weight, wanted, preset=preset).to_bytes()
             encoded = EncodedTensor.from_bytes(raw)
             error = codec.decode(encoded).double() - weight.double()
             mse = float(error.square().mean()) / variance
@@ -96,8 +96,10 @@ def speeds(codec: Codec, weight: torch.Tensor, bits: float, presets: list[str]) 
         Speed(f"zstd -{ZSTD_LEVEL} decompress", _best(lambda: expander.decompress(packed)), n),
     ]
     for preset in presets:
-        encoded = codec.encode(weight, bits, preset)
-        out.append(Speed(f"encode, {preset}", _best(partial(codec.encode, weight, bits, preset)), n, encoded.nbytes))
+        encoded = codec.encode(weight, bits, preset=preset)
+        out.append(
+            Speed(f"encode, {preset}", _best(partial(codec.encode, weight, bits, preset=preset)), n, encoded.nbytes)
+        )
         out.append(Speed(f"decode, {preset}", _best(partial(codec.decode, encoded)), n))
     return out
 

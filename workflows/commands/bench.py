@@ -15,8 +15,8 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--codec", "name", default="default", show_default=True, help="A shipped codec, or a codec file.")
-@click.option("--rows", default=1024, show_default=True)
-@click.option("--columns", default=4096, show_default=True)
+@click.option("--rows", type=click.IntRange(64), default=1024, show_default=True)
+@click.option("--columns", type=click.IntRange(64), default=4096, show_default=True)
 @click.option("--bits", "rates", multiple=True, type=float, help="Rates; repeatable. [3, 4, 5]")
 @click.option("--preset", "presets", multiple=True, help="Presets; repeatable. [scalar, default]")
 @with_output

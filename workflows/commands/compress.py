@@ -8,6 +8,8 @@ from nwc_workflows.commands.options import compress_options, ray_options
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, duration_text, name_text
 
+_NOTABLE = 0.5  # bits per weight below what was asked for: worth a word
+
 
 @click.command()
 @click.argument("source")
@@ -37,6 +39,11 @@ def compress(
     plan = make_plan(source, Codec.load(codec), CompressOptions(bits=bits, preset=preset))
     for skipped in plan.checkpoint.skipped:
         output.note(f"left out: {name_text(skipped.path)} ({bytes_text(skipped.size)}): {skipped.reason}")
+    if plan.bits < bits - _NOTABLE:
+        output.note(
+            f"in so small a checkpoint the codec, the index and the tensors stored losslessly take "
+            f"{bytes_text(plan.fixed_nbytes)}: {bits:g} bits per weight leave {plan.bits:.2f} for each coded weight"
+        )
     store = open_store(destination, "destination")
     output.note(
         f"{len(plan.tasks)} tasks; " + (f"connecting to Ray at {address}" if address else "starting a local Ray")
@@ -53,6 +60,7 @@ def compress(
         "weight_bytes": done.weight_nbytes,
         "carried_bytes": done.carried_nbytes,
         "bits_per_weight": done.bits_per_weight,
+        "bits_of_lossy_tensors": plan.bits,
         "seconds": done.seconds,
         "fingerprint": done.manifest.fingerprint,
         "skipped": [skipped.model_dump() for skipped in done.manifest.skipped],

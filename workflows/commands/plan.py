@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @compress_options
 @with_output
 def plan(output: Output, source: str, bits: float, preset: str, codec: str) -> None:
-    """Say what compressing SOURCE would do, from its headers alone.
+    """Say what compressing SOURCE would do, without doing it.
 
     SOURCE is a .safetensors file, or the folder of a checkpoint: sharded or not, with or without the other files of a
     Hugging Face model.

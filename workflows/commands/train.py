@@ -11,7 +11,7 @@ from nwc_workflows.wording import bytes_text
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--codec", "target", required=True, metavar="FILE", help="Where to write the codec.")
-@click.option("--work", default=None, metavar="FILE", help="Save the state here every few seconds, and resume from it.")
+@click.option("--work", default=None, metavar="FILE", help="Save the state here every 50 steps, and resume from it.")
 @click.option("--seed", default=0, show_default=True, help="Of every random draw.")
 @click.option("--steps", default=2000, show_default=True, help="Batches of joint training.")
 @click.option("--rounds", default=3, show_default=True, help="Fits of the prior to the real quantiser's choices.")
@@ -40,6 +40,7 @@ def train(
     A folder that is no checkpoint itself stands for all that lie below it. The same sources, options and environment give
     the same codec; so does a run that was interrupted and resumed.
     """
+    import os
     from pathlib import Path
 
     from nwc_core.errors import UsageError
@@ -50,6 +51,9 @@ def train(
     path = Path(target)
     if path.exists():
         raise UsageError(f"--codec: {target} exists already; wanted a new file")
+    for option, file in (("--codec", target), ("--work", work or target)):
+        if not os.access(Path(file).absolute().parent, os.W_OK):  # known now rather than after the training
+            raise UsageError(f"{option}: found no folder for {file} that can be written to; wanted one")
     config = TrainingConfig(
         seed=seed,
         steps=steps,
@@ -76,6 +80,8 @@ def train(
     if work:
         Path(work).unlink()
     curve = trainer.state.curve
+    matrices, held_out = len(trainer.dataset.train), len(trainer.dataset.held_out)
+    tested = next((fit["held_out_bits"] for fit in reversed(curve) if "held_out_bits" in fit), None)
     output.result(
         {
             "codec": str(path),
@@ -85,6 +91,6 @@ def train(
             "tensors": codec.provenance["tensors"],
             "curve": curve,
         },
-        f"{path}: {bytes_text(len(data))}, learned from {len(trainer.dataset.train)} matrices of {len(found)} checkpoints; "
-        f"{curve[-1]['held_out_bits']:.4f} bits per weight on {len(trainer.dataset.held_out)} held-out ones",
+        f"{path}: {bytes_text(len(data))}, learned from {matrices} matrices of {len(found)} checkpoints"
+        + (f"; {tested:.4f} bits per weight on {held_out} held-out ones" if tested is not None else ""),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from nwc_workflows.console import ExitCode, Output, with_output
 from nwc_workflows.wording import name_text
+
+_MAX_THREADS = 8  # each holds a payload and a decoded block, some 100 MB
 
 
 @click.command()
@@ -20,6 +20,7 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
     With --source, also that lossless tensors equal the source's bit for bit and that the recorded errors are true.
     """
     import nwc_core as nwc
+    from nwc_core.artifact.fetch import available_cores
     from nwc_workflows.sources import open_checkpoint
     from nwc_workflows.verify import verify as run
 
@@ -29,7 +30,9 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
         total = manifest.counts.payload_bytes + manifest.codec.size
         total += sum(file.size for file in manifest.files) + sum(file.size for file in manifest.derived)
         with output.progress(total, "verify") as progress:
-            problems = run(opened, checkpoint, threads=os.cpu_count() or 1, on_progress=progress.advance)
+            problems = run(
+                opened, checkpoint, threads=min(available_cores(), _MAX_THREADS), on_progress=progress.advance
+            )
         data = {
             "artifact": opened.store.uri,
             "ok": not problems,
