@@ -72,9 +72,9 @@ def verify(
     # Without the codec nothing can be decoded, and saying so once is enough; digests tell of other damage still.
     decodable = not problems or problems[0].where != manifest.codec.object
     tensors = {tensor.name: tensor for tensor in source.tensors} if source else {}
-    if source is not None and not tensors.keys() & set(artifact.keys()):
-        found = f"no tensor that {artifact.store.uri} holds"
-        problems.append(Problem(source.store.uri, FormatError("the source", found, "the artifact's own checkpoint")))
+    if source is not None and not tensors.keys() & set(artifact.index.names()):
+        stranger = f"no tensor that {artifact.store.uri} holds"
+        problems.append(Problem(source.store.uri, FormatError("the source", stranger, "the artifact's own checkpoint")))
         source = None  # once is enough
 
     def check(ref: ObjectRef) -> list[Problem]:
@@ -137,7 +137,7 @@ def _where(row: BlockRow) -> str:
 
 
 def _missing(artifact: Artifact, source: Checkpoint) -> list[Problem]:
-    held = set(artifact.keys())
+    held = set(artifact.index.names())
     return [
         Problem(tensor.name, FormatError(f"tensor {tensor.name!r}", "it in the source only", "it in the artifact too"))
         for tensor in source.tensors
