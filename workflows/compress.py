@@ -99,11 +99,13 @@ def compress(
         return _result(plan, existing, created=False, seconds=time.monotonic() - started)
     check_free(carried, destination)
     with cluster(address, workers) as ray_cluster:
-        put_object(destination, "codec", plan.codec.to_bytes())  # first: a destination that refuses is known at once
+        codec = put_object(
+            destination, "codec", plan.codec.to_bytes()
+        )  # first: a destination that refuses is known at once
         if address is None:
             _compile_kernels(plan)
         coded = _run_tasks(plan, destination, ray_cluster.workers, on_progress)
-    manifest = _assemble(plan, coded, carried, destination)
+    manifest = _assemble(plan, codec, coded, carried, destination)
     created = commit(destination, manifest)
     return _result(plan, manifest, created=created, seconds=time.monotonic() - started)
 
@@ -204,7 +206,7 @@ def _run_tasks(plan: Plan, destination: Store, workers: int, on_progress: Callab
     return [done[task.key] for task in plan.tasks]
 
 
-def _assemble(plan: Plan, coded: list[CodedTask], carried: Carried, destination: Store) -> Manifest:
+def _assemble(plan: Plan, codec: ObjectRef, coded: list[CodedTask], carried: Carried, destination: Store) -> Manifest:
     """Store everything but the manifest and return that."""
     _check_unchanged(plan.checkpoint)
     rows = [row for task in coded for row in task.rows]
@@ -212,7 +214,7 @@ def _assemble(plan: Plan, coded: list[CodedTask], carried: Carried, destination:
     index = write_index(rows)
     write_files(carried, plan.checkpoint, destination)
     manifest = Manifest(
-        codec=put_object(destination, "codec", plan.codec.to_bytes()),
+        codec=codec,
         index=put_object(destination, "index", index),
         payloads=payloads,
         files=list(carried.files),

@@ -53,7 +53,7 @@ def test_compress_as_json(as_json, model, artifact, tmp_path, ray_cluster, small
     assert code == 0
     assert set(data) == {
         *("destination", "created", "tensors", "weights", "source_bytes", "weight_bytes", "carried_bytes"),
-        *("bits_per_weight", "seconds", "fingerprint", "skipped"),
+        *("bits_per_weight", "bits_of_lossy_tensors", "seconds", "fingerprint", "skipped"),
     }
     assert data["destination"] == f"file://{tmp_path}/out"
     assert data["created"] is True
