@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba as nb
+from numba import njit
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function with numba, arguments' types as they come."""
     try:
-        return nb.njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # "no locator available": no folder to cache in
-        return nb.njit(nogil=True)(function)
+        return njit(nogil=True)(function)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import pytest
 
-from nwc_core.kernels import kernel
+from nwc_core import kernels
 
 
 def test_without_a_cache_folder_a_kernel_is_compiled_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_with = nb.njit
+    compile_with = kernels.njit
 
     def njit(**options: Any) -> Any:
         def wrap(function: Any) -> Any:
@@ -21,7 +20,7 @@ def test_without_a_cache_folder_a_kernel_is_compiled_for_this_process(monkeypatc
 
         return wrap
 
-    monkeypatch.setattr(nb, "njit", njit)
-    twice = kernel(lambda x: 2 * x)
+    monkeypatch.setattr(kernels, "njit", njit)
+    twice = kernels.kernel(lambda x: 2 * x)
     assert twice(21) == 42
     assert twice.signatures  # compiled, not run by the interpreter
