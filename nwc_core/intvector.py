@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from nwc_core.blas import one_thread
 from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, Prior
 from nwc_core.rans import Segment, decode_segment, encode_segment
 from nwc_core.trellis import transitions
@@ -30,19 +31,21 @@ _EQUAL, _CODED = 0, 1
 _MAX_VALUE = 1 << 20
 
 
-def _table_costs(values: npt.NDArray[np.int64], prior: Prior) -> npt.NDArray[np.float64]:
-    """[shapes, TABLE_LEVELS] bits to code the centred values with each table."""
-    at = np.clip(2 * values + RATE_SPAN, 0, 2 * RATE_SPAN - 2)
-    histogram = np.bincount(at, minlength=2 * RATE_SPAN).astype(np.float64)
-    # einsum, not @: BLAS would add in an order that depends on its number of threads, and so might the choice.
-    return np.stack([np.einsum("ij,j->i", tables.rate[:TABLE_LEVELS], histogram) for tables in prior.tables])
+def table_costs(vectors: list[npt.NDArray[np.int64]], prior: Prior) -> npt.NDArray[np.float64]:
+    """[shapes, vectors, TABLE_LEVELS] bits to code each vector with each table."""
+    at = [np.clip(2 * values + RATE_SPAN, 0, 2 * RATE_SPAN - 2) for values in vectors]
+    histograms = np.stack([np.bincount(indices, minlength=2 * RATE_SPAN) for indices in at]).astype(np.float32)
+    with one_thread():
+        return np.stack([histograms @ tables.rate[:TABLE_LEVELS].T for tables in prior.tables]).astype(np.float64)
 
 
-def cost_bits(values: npt.NDArray[np.int64], prior: Prior) -> float:
-    """About how many bits `write` takes."""
+def cost_bits(values: npt.NDArray[np.int64]) -> float:
+    """About how many bits `write` takes: the entropy of the values."""
     if values.size == 0 or (values == values[0]).all():
         return 32.0
-    return float(_table_costs(values - int(np.median(values)), prior).min()) + 88
+    seen = np.bincount(values - values.min()).astype(np.float64)
+    seen = seen[seen > 0]
+    return float((seen * np.log2(values.size / seen)).sum()) + 88
 
 
 def write(out: ByteWriter, values: npt.NDArray[np.int64], prior: Prior) -> None:
@@ -53,7 +56,7 @@ def write(out: ByteWriter, values: npt.NDArray[np.int64], prior: Prior) -> None:
         out.zigzag(int(values[0]) if values.size else 0)
         return
     centre = int(np.median(values))
-    costs = _table_costs(values - centre, prior)
+    costs = table_costs([values - centre], prior)[:, 0]
     shape, level = np.unravel_index(int(costs.argmin()), costs.shape)
     points = (2 * (values - centre)).astype(np.int32)
     levels = np.full(values.size, level, np.uint8)
@@ -112,8 +115,8 @@ def read_segment_sizes(reader: ByteReader, points: int) -> tuple[int, int]:
 
 
 def read_segment(reader: ByteReader, lanes: int, words: int, escapes: int) -> Segment:
-    states = np.frombuffer(reader.raw(4 * lanes), "<u4").astype(np.uint32)
-    body = np.frombuffer(reader.raw(2 * words), "<u2").astype(np.uint16)
+    states = np.frombuffer(reader.raw(4 * lanes), "<u4").astype(np.uint32, copy=False)
+    body = np.frombuffer(reader.raw(2 * words), "<u2").astype(np.uint16, copy=False)
     values = np.array([reader.zigzag() for _ in range(escapes)], np.int64)
     if values.size and int(np.abs(values).max()) >= 1 << 22:
         raise reader.fail(f"an escaped index of {int(np.abs(values).max())}", f"below {1 << 22}")

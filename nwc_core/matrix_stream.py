@@ -3,6 +3,7 @@
     u8      shape of the prior's tables
     u8      log2 of the number of trellis states
     u8      transform, 0 is the identity
+    u8      number of bases, then each as in `nwc_core.basis`
     u8      scan: 0 along rows, 1 down columns
     u8      lanes
     f32     step
@@ -18,24 +19,28 @@ A segment is decoded on its own: its trellis starts in state 0. Vectors and segm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core import intvector, steps
+from nwc_core.basis import COLUMNS, ROWS, Basis
+from nwc_core.dequantise import Weights
+from nwc_core.errors import FormatError
+from nwc_core.exact import Inexact
+from nwc_core.fused import decode_lines
 from nwc_core.prior import Prior
-from nwc_core.rans import MAX_LANES, Segment, decode_segment
+from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment
 from nwc_core.scales import Scales
-from nwc_core.transform import MAX_STEP_RANGE, synthesise
+from nwc_core.synthesis import MAX_STEP_RANGE, PIECE_WEIGHTS, Synthesis
+from nwc_core.threads import map_threads
 from nwc_core.trellis import STATES, transitions
 from nwc_core.wire import ByteReader, ByteWriter
 
+MAX_BASES = 2
 Transforms = list[npt.NDArray[np.int16]]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class MatrixHeader:
     shape: int
     n_states: int
     transform: int
+    bases: tuple[Basis, ...]
     by_columns: bool
     lanes: int
     step: np.float32
@@ -64,14 +70,18 @@ class MatrixHeader:
         """Outer lines [first, last) of each segment."""
         return [(first, min(first + self.lines, self.outer)) for first in range(0, self.outer, self.lines)]
 
-    def row_step(self) -> npt.NDArray[np.float32]:
-        """[m] step of each row."""
-        return self.step * steps.power(self.row_exponent)
+    def synthesis(self, transforms: Transforms) -> Synthesis:
+        """What turns points into weights."""
+        matrix = transforms[self.transform - 1] if self.transform else None
+        return Synthesis(self.step, self.row_exponent, self.column_exponent, self.bases, matrix)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
         out.u8(self.shape)
         out.u8(self.n_states.bit_length() - 1)
         out.u8(self.transform)
+        out.u8(len(self.bases))
+        for basis in self.bases:
+            basis.write(out, prior)
         out.u8(int(self.by_columns))
         out.u8(self.lanes)
         out.f32(float(self.step))
@@ -82,7 +92,11 @@ class MatrixHeader:
 
     @classmethod
     def read(cls, reader: ByteReader, m: int, n: int, prior: Prior, transforms: Transforms) -> MatrixHeader:
-        shape, states, transform, scan, lanes, step = *(reader.u8() for _ in range(5)), reader.f32()
+        shape, states, transform, count = (reader.u8() for _ in range(4))
+        if count > MAX_BASES:
+            raise reader.fail(f"{count} bases", f"at most {MAX_BASES}")
+        bases = tuple(Basis.read(reader, m, n, prior) for _ in range(count))
+        scan, lanes, step = reader.u8(), reader.u8(), reader.f32()
         if shape >= prior.shapes:
             raise reader.fail(f"shape {shape}", f"below {prior.shapes}, which this codec has")
         if states > 8 or 1 << states not in STATES:
@@ -100,10 +114,12 @@ class MatrixHeader:
         ]
         if any(np.abs(exponent).max(initial=0) > steps.MAX_EXPONENT for exponent in exponents):
             raise reader.fail("a step exponent out of range", f"at most {steps.MAX_EXPONENT} either way")
-        if transform and np.ptp(exponents[1]) > MAX_STEP_RANGE:
-            raise reader.fail(
-                "column steps too far apart for a transform", f"at most {MAX_STEP_RANGE} eighths of an octave"
-            )
+        mixed = {basis.axis for basis in bases} | ({COLUMNS} if transform else set())
+        for axis, exponent, what in ((ROWS, exponents[0], "row"), (COLUMNS, exponents[1], "column")):
+            if axis in mixed and np.ptp(exponent) > MAX_STEP_RANGE:
+                raise reader.fail(
+                    f"{what} steps too far apart to be mixed", f"at most {MAX_STEP_RANGE} eighths of an octave"
+                )
         scales = Scales.read(reader, m, n, prior)
         lines = reader.varint()
         if lines == 0:
@@ -114,6 +130,7 @@ class MatrixHeader:
             shape=shape,
             n_states=1 << states,
             transform=transform,
+            bases=bases,
             by_columns=bool(scan),
             lanes=lanes,
             step=np.float32(step),
@@ -155,7 +172,7 @@ class MatrixStream:
     def points(self, prior: Prior, where: str, threads: int = 1) -> npt.NDArray[np.int32]:
         """[m, n] quantisation points; segments are decoded on `threads` threads."""
         header, tables = self.header, prior.tables[self.header.shape]
-        tables.symbol  # noqa: B018  built once here, not by every thread
+        tables.slots  # noqa: B018  built once here, not by every thread
         spans = header.segments()
 
         def decode(index: int) -> npt.NDArray[np.int32]:
@@ -169,16 +186,51 @@ class MatrixStream:
             else flat.reshape(header.m, header.n)
         )
 
-    def weights(self, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> npt.NDArray[np.float32]:
-        """[m, n] decoded weights."""
+    def weights_into(self, out: Weights, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> None:
+        """Decode into `out` [m, n], float32 or the bits of bfloat16; segments are decoded on `threads` threads.
+
+        Raises:
+            FormatError: the stream is damaged, or was coded with other tables; `where` names it.
+        """
+        header, synthesis = self.header, self.header.synthesis(transforms)
+        spans, tables = header.segments(), prior.tables[header.shape]
+        tables.slots  # noqa: B018  built once here, not by every thread
+        outer, inner = header.scales.axes(header.by_columns)
+        line_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
+        if header.by_columns:
+            line_step, factor = factor, line_step
+        lines = out.T if header.by_columns else out
+
+        def decode(index: int) -> None:
+            span = slice(*spans[index])
+            decoder = Decoder(self.segments[index], transitions(header.n_states), tables, where)
+            if not synthesis.mixed:
+                decode_lines(decoder, lines[span], (outer[span], inner), (line_step[span], factor))
+                return
+            for piece, points in self._pieces(decoder, span):
+                synthesis.place(points, *((slice(None), piece) if header.by_columns else (piece, slice(None))), out)
+
+        try:
+            if (COLUMNS if header.by_columns else ROWS) in synthesis.mixed:  # nothing is known before all points are
+                synthesis.place_all(self.points(prior, where, threads), out, threads)
+            else:
+                map_threads(decode, range(len(spans)), threads)
+        except Inexact:
+            raise FormatError(where, "points too large for its bases", "sums below 2^53") from None
+
+    def _pieces(self, decoder: Decoder, span: slice) -> Iterator[tuple[slice, npt.NDArray[np.int32]]]:
+        """Outer lines of a segment and their points by rows and columns, piece by piece.
+
+        The points are overwritten by those of the next piece.
+        """
         header = self.header
-        transform = transforms[header.transform - 1] if header.transform else None
-        return synthesise(self.points(prior, where, threads), header.row_step(), header.column_exponent, transform)
-
-
-def map_threads(function: Callable[[int], _T], indices: range, threads: int) -> list[_T]:
-    """[function(i) for i in indices] on several threads; the kernels underneath release the interpreter lock."""
-    if threads == 1 or len(indices) == 1:
-        return [function(index) for index in indices]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, indices))
+        inner = header.m if header.by_columns else header.n
+        whole_steps = header.lanes // math.gcd(header.lanes, inner)  # so many lines, as a piece must hold
+        lines = max(whole_steps, PIECE_WEIGHTS // inner // whole_steps * whole_steps)
+        buffer = np.empty((min(lines, span.stop - span.start), inner), np.int32)
+        for start in range(span.start, span.stop, lines):
+            stop = min(start + lines, span.stop)
+            points = buffer[: stop - start]
+            decoder.decode(header.scales.levels(start, stop, header.by_columns), points.reshape(-1))
+            yield slice(start, stop), points.T if header.by_columns else points
+        decoder.finish()

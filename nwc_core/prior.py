@@ -29,10 +29,11 @@ LEVEL_ZERO = 24  # the level where sigma equals the step
 TABLE_LEVELS = 64
 LEVELS = 192  # with up to 16 raw bits: sigma / step up to 2^21
 # 14 bits: tables of 12 misfit by up to 0.005 bit at 6 bits per weight, those of 14 by 0.001.
-# Baked into cached kernels: whoever changes it must remove __pycache__ (so `make clean`).
 PRECISION = 14
 TOTAL = 1 << PRECISION
 MAX_HALF_WIDTH = 126  # 2K + 3 symbols fit a byte
+ESCAPE = -128  # stands for every index k that a table lacks; those that it has are -127 <= k <= 126
+ESCAPE_FLAG = np.uint32(1 << 15)  # above a start of PRECISION bits, below the frequency
 RATE_SPAN = 256  # code lengths are tabulated for n in [-RATE_SPAN, RATE_SPAN)
 _ESCAPE_BYTE_BITS = 8.0
 
@@ -41,11 +42,6 @@ def raw_bits(level: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
     """How many low bits of k are stored as they are at each level."""
     # Signed first: levels come as uint8, which would wrap around below TABLE_LEVELS.
     return np.maximum(0, (level.astype(np.int32) - TABLE_LEVELS) // OCTAVE + 1)
-
-
-# What the compiled kernels look up; passed to them, since a cached kernel would keep a constant of another file for ever.
-RAW_OF_LEVEL = raw_bits(np.arange(LEVELS)).astype(np.int64)
-TABLE_OF_LEVEL = 2 * (np.arange(LEVELS) - OCTAVE * RAW_OF_LEVEL)  # of q = 0; that of q = 1 follows
 
 
 def normalise(pmf: npt.NDArray[np.float64], total: int = TOTAL) -> npt.NDArray[np.int64]:
@@ -72,7 +68,6 @@ class ShapeTables:
         freq: [2 * TABLE_LEVELS, 256] uint32, frequency of every symbol, zero behind the escape.
         start: [2 * TABLE_LEVELS, 256] uint32, sum of the frequencies before it.
         zero: [2 * TABLE_LEVELS] int32, the symbol of k = 0, K + q; the escape is symbol 2 * zero + 1 - q.
-        symbol: [2 * TABLE_LEVELS, TOTAL] uint8, the symbol that owns each slot.
     """
 
     freq: npt.NDArray[np.uint32]
@@ -80,14 +75,31 @@ class ShapeTables:
     zero: npt.NDArray[np.int32]
 
     @cached_property
-    def symbol(self) -> npt.NDArray[np.uint8]:
-        symbols = np.arange(256, dtype=np.uint8)
-        return np.stack([np.repeat(symbols, row) for row in self.freq])
+    def slots(self) -> npt.NDArray[np.int8]:
+        """Flat: slot s of table t belongs to index k at `slots[(t << PRECISION) + s]`, ESCAPE where it is the escape's.
+
+        Three more elements at the end, as vectors of bytes are gathered four at a time.
+        """
+        slots = np.full((2 * TABLE_LEVELS << PRECISION) + 3, ESCAPE, np.int8)
+        for t, (freq, zero) in enumerate(zip(self.freq, self.zero, strict=True)):
+            escape = 2 * zero + 1 - (t & 1)
+            k = np.repeat(np.arange(escape) - zero, freq[:escape])
+            slots[t << PRECISION :][: k.size] = k
+        return slots
 
     @cached_property
-    def packed(self) -> npt.NDArray[np.uint32]:
-        """[2 * TABLE_LEVELS, 256]: freq << 16 | start, one load for the decoder."""
-        return self.freq << np.uint32(16) | self.start
+    def entries(self) -> npt.NDArray[np.uint32]:
+        """Flat: freq << 16 | start of index k in table t at `entries[(t << 8) + (k & 255)]`, -128 <= k < 128.
+
+        Every k that the table lacks, ESCAPE among them, has the escape's entry, with ESCAPE_FLAG set.
+        """
+        entries = np.empty((2 * TABLE_LEVELS, 256), np.uint32)
+        packed = self.freq << np.uint32(16) | self.start
+        for t, (row, zero) in enumerate(zip(packed, self.zero, strict=True)):
+            escape = 2 * zero + 1 - (t & 1)
+            entries[t] = row[escape] | ESCAPE_FLAG
+            entries[t, np.arange(escape) - zero & 255] = row[:escape]
+        return entries.reshape(-1)
 
     @cached_property
     def rate(self) -> npt.NDArray[np.float32]:

@@ -1,29 +1,33 @@
-"""Encoding one matrix [m, n] at a wanted rate: transform, scales, step, shape of the prior, then the trellis search.
+"""Encoding one matrix [m, n] at a wanted rate: decorrelation, scales, step, shape of the prior, then the trellis search.
 
 The rate is controlled by the step alone. A model of the rate (the prior's own entropy over the matrix's levels) gives a
 first step; a pilot on a sample of lines corrects the model and picks the shape; the full search follows, and is
-repeated only if the bytes written missed the target.
+repeated only if the bits that its points take miss the target. Entropy coding comes once, at the end.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core import steps, transform
-from nwc_core.matrix_stream import MatrixHeader, MatrixStream, Transforms, map_threads
+from nwc_core import steps
+from nwc_core.code_length import code_length
+from nwc_core.decorrelate import Coefficients, Parts, decorrelate
+from nwc_core.matrix_stream import MatrixHeader, MatrixStream, Transforms
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
 from nwc_core.rans import MAX_LANES, Segment, encode_segment
 from nwc_core.scales import Scales, Spread
+from nwc_core.synthesis import stays_exact
+from nwc_core.threads import map_threads
 from nwc_core.trellis import search, transitions
 from nwc_core.wire import ByteWriter
 
 # Restarting costs a state of 32 bits in every lane: 0.001 bit per weight at this length.
 _SEGMENT_WEIGHTS = 1 << 20
+_SEGMENT_BITS = 40  # sizes of its words and escapes in the header
 _LANE_WEIGHTS = 1 << 13  # a lane's state costs 0.004 bit per weight at this length
 # A pilot's rate is off by about 0.8 bit over the square root of its size: a large matrix is worth a large pilot, since
 # missing the target costs a second search of all of it.
@@ -40,40 +44,40 @@ class Unsuitable(Exception):  # noqa: N818  not an error: the caller codes the t
 
 @dataclass(frozen=True)
 class _Problem:
-    """What stays the same while the step is searched for."""
+    """What stays the same while the step is searched for.
 
-    coefficients: npt.NDArray[np.float32]
-    spread: Spread
-    transform: int
+    Rows whose steps are larger by 2^(exponent / 8) have scales smaller by as much, once `coefficients.spread` is in
+    units of them.
+    """
+
+    coefficients: Coefficients
+    row_exponent: npt.NDArray[np.int32]
     n_states: int
     prior: Prior
     threads: int
 
     @property
     def size(self) -> int:
-        return int(self.coefficients.size)
+        return self.coefficients.size
 
     def scales(self, step: float) -> Scales:
-        m, n = self.coefficients.shape
-        return self.spread.scales(np.full(m, math.log2(step)), np.zeros(n), self.prior)
+        m, n = self.coefficients.values.shape
+        return self.coefficients.spread.scales(np.full(m, math.log2(step)), np.zeros(n))
 
-    @cached_property
-    def side_bits(self) -> float:
-        """Bits per weight of the scales; they hardly depend on the step."""
-        out = ByteWriter()
-        self.scales(1.0).write(out, self.prior)
-        return 8 * len(out) / self.size
+    def in_steps(self, rows: slice | npt.NDArray[np.int64], step: np.float32) -> npt.NDArray[np.float32]:
+        """Flat coefficients of some rows in units of their steps."""
+        inverse = np.float32(1) / (step * steps.power(self.row_exponent[rows]))
+        scaled: npt.NDArray[np.float32] = self.coefficients.values[rows] * inverse[:, None]
+        return scaled.reshape(-1)
 
-    @cached_property
-    def _spectrum(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        levels, counts = self.spread.spectrum()
-        return levels, counts / self.size
 
-    def model_rate(self, tables: int, step: float) -> float:
-        """Bits per weight that the prior expects: its entropy over the matrix's levels, and the scales."""
-        levels, share = self._spectrum
-        rate = np.interp(levels - OCTAVE * math.log2(step), np.arange(LEVELS), self.prior.tables[tables].mean_rate)
-        return float(share @ rate) + self.side_bits
+@dataclass(frozen=True)
+class _Quantised:
+    """A matrix's points, not coded yet."""
+
+    header: MatrixHeader
+    points: list[npt.NDArray[np.int32]]
+    rate: float
 
 
 def encode_matrix(
@@ -85,7 +89,8 @@ def encode_matrix(
     prior: Prior,
     transforms: Transforms,
     threads: int = 1,
-) -> MatrixStream:
+    parts: Parts | None = None,
+) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
     """Code a matrix at `bits` per weight, all bytes of the stream counted.
 
     Args:
@@ -96,126 +101,155 @@ def encode_matrix(
         prior: tables.
         transforms: the codec's.
         threads: segments are searched side by side; the result does not depend on it.
+        parts: of the codec that are at work, all if None.
+
+    Returns:
+        The stream, and the weights [m, n] that it decodes to.
 
     Raises:
         Unsuitable: a step or a point would leave the range of the format.
     """
-    if not weight.any():  # such as an expert that was pruned away: the lowest level, whatever the step
-        zero = _Problem(weight, Spread(np.zeros(weight.shape[0]), np.zeros(weight.shape[1])), 0, 1, prior, threads)
-        return _encode_at(zero, 0, 2.0 ** (LEVEL_ZERO / OCTAVE))
+    parts = parts or Parts()
+    largest = max(float(weight.max()), -float(weight.min()))
+    if largest == 0:  # such as an expert that was pruned away: the lowest level, whatever the step
+        flat = Spread(np.zeros(weight.shape[0]), np.zeros(weight.shape[1]))
+        same = np.zeros(weight.shape[0], np.int32)
+        zero = _Problem(Coefficients(weight, flat, 0, (), prior), same, 1, prior, threads)
+        return _coded(_quantise(zero, 0, 2.0 ** (LEVEL_ZERO / OCTAVE)), prior, transforms, threads)
     # Beyond, no step could reach the peak, and a transform's sums might leave float32.
-    if not steps.MIN_STEP < np.abs(weight).max() < steps.MAX_STEP * _MAX_POINT:
+    if not steps.MIN_STEP < largest < steps.MAX_STEP * _MAX_POINT:
         raise Unsuitable
-    problem = _choose_transform(weight, n_states, taps, prior, transforms, threads)
+    coefficients = decorrelate(weight, bits, taps, prior, transforms, parts)
+    quantised = _at_rate(_problem(coefficients, parts, n_states, prior, threads), bits)
+    matrix = transforms[coefficients.transform - 1] if coefficients.transform else None
+    # Points lie within two of the coefficients.
+    peak = coefficients.peak / float(quantised.header.step) + 2
+    if not stays_exact(peak, coefficients.bases, matrix):  # one weight as large as all others together, at a high rate
+        plain = decorrelate(weight, bits, taps, prior, [], replace(parts, bases=False))
+        quantised = _at_rate(_problem(plain, parts, n_states, prior, threads), bits)
+    return _coded(quantised, prior, transforms, threads)
+
+
+def _problem(coefficients: Coefficients, parts: Parts, n_states: int, prior: Prior, threads: int) -> _Problem:
+    exponent = np.zeros(coefficients.values.shape[0], np.int32)
+    if parts.row_steps:
+        rows = coefficients.spread.rows
+        reach = steps.MAX_EXPONENT
+        exponent = np.clip(np.rint(rows - rows.mean()), -reach, reach).astype(np.int32)
+        spread = Spread(rows - exponent, coefficients.spread.columns)
+        coefficients = replace(coefficients, spread=spread)
+    return _Problem(coefficients, exponent, n_states, prior, threads)
+
+
+def _at_rate(problem: _Problem, bits: float) -> _Quantised:
+    """The points at the step that gives `bits` per weight, or as near as a few attempts come."""
     tables = 0
     step = _solve(problem, tables, bits, 0.0)
     for _ in range(_PILOTS):
-        tables, correction = _pilot(problem, step)
+        tables, correction = _pilot(problem, tables, step)
         before, step = step, _solve(problem, tables, bits, correction)
         if abs(math.log2(step / before)) < _NEAR:
             break
-    best: tuple[float, MatrixStream] | None = None
+    best: _Quantised | None = None
     for _ in range(_ATTEMPTS):
-        stream = _encode_at(problem, tables, step)
-        out = ByteWriter()
-        stream.write(out, prior)
-        rate = 8 * len(out) / problem.size
-        if best is None or abs(rate - bits) < best[0]:
-            best = abs(rate - bits), stream
-        if best[0] <= _TOLERANCE:
+        found = _quantise(problem, tables, step)
+        if best is None or abs(found.rate - bits) < abs(best.rate - bits):
+            best = found
+        if abs(best.rate - bits) <= _TOLERANCE:
             break
-        correction = rate - problem.model_rate(tables, step)
+        correction = found.rate - problem.coefficients.model_rate(tables, step)
         try:
             step = _solve(problem, tables, bits, correction)
         except Unsuitable:  # mostly zeros: even the finest step that the format holds takes fewer bits
             break
     assert best is not None
-    return best[1]
-
-
-def _choose_transform(
-    weight: npt.NDArray[np.float32], n_states: int, taps: int, prior: Prior, transforms: Transforms, threads: int
-) -> _Problem:
-    """The candidate that the scales say needs the fewest bits at a small step; the identity unless another wins."""
-    identity = _Problem(weight, Spread.measure(weight), 0, n_states, prior, threads)
-    candidates = [identity]
-    for number, matrix in enumerate(transforms, 1):
-        if matrix.shape[0] == taps > 1:
-            coefficients = transform.analyse(weight, matrix)
-            candidates.append(
-                replace(identity, coefficients=coefficients, spread=Spread.measure(coefficients), transform=number)
-            )
-    step = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64)))) / 8
-    return min(candidates, key=lambda candidate: candidate.model_rate(0, step))
+    return best
 
 
 def _solve(problem: _Problem, tables: int, bits: float, correction: float) -> float:
     """The step at which the model, plus what the pilot found it to be off by, gives the wanted rate."""
-    peak = float(np.abs(problem.coefficients).max())
-    low, high = math.log2(peak) - 23, math.log2(peak) + 3  # log2 of the step
-    for _ in range(40):
-        middle = (low + high) / 2
-        if problem.model_rate(tables, 2.0**middle) + correction > bits:
-            low = middle
-        else:
-            high = middle
-    step: float = 2.0**high
-    if not steps.MIN_STEP < step < steps.MAX_STEP or peak / step > _MAX_POINT:
+    step = problem.coefficients.step_for(tables, bits - correction)
+    if not steps.MIN_STEP < step < steps.MAX_STEP or problem.coefficients.peak / step > _MAX_POINT:
         raise Unsuitable
     return step
 
 
-def _pilot(problem: _Problem, step: float) -> tuple[int, float]:
-    """(best shape, measured less modelled bits per weight) on a sample of evenly spaced rows."""
-    m, n = problem.coefficients.shape
+def _pilot(problem: _Problem, tables: int, step: float) -> tuple[int, float]:
+    """(best shape, measured less modelled bits per weight) on a sample of evenly spaced rows.
+
+    `tables` weighs the rates: the points, and their number of bits, depend a little on it.
+    """
+    m, n = problem.coefficients.values.shape
     weights = int(np.clip(m * n * _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT))
     count = min(m, max(1, weights // n))
     sample = np.linspace(0, m - 1, count).round().astype(np.int64)
     scales = problem.scales(step)
     level = replace(scales, rows=scales.rows[sample]).levels(0, count, by_columns=False)
-    u = (problem.coefficients[sample] * np.float32(1 / step)).reshape(-1)
-    # The search needs some tables to weigh rates with; whichever, they hardly change which points it picks.
-    points = search(u, level, _lanes(u.size), problem.n_states, problem.prior.tables[0])
+    u = problem.in_steps(sample, np.float32(step))
+    points = search(u, level, _lanes(u.size), problem.n_states, problem.prior.tables[tables])
     at = np.clip((points >> raw_bits(level)) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     seen = np.bincount(level.astype(np.int64) * (2 * RATE_SPAN) + at, minlength=LEVELS * 2 * RATE_SPAN)
     # A plain sum, not @: BLAS adds in an order that depends on its number of threads, and then so would the step.
-    costs = [float((seen * tables.rate.reshape(-1)).sum()) / u.size for tables in problem.prior.tables]
+    costs = [float((seen * shape.rate.reshape(-1)).sum()) / u.size for shape in problem.prior.tables]
     best = int(np.argmin(costs))
-    modelled = np.bincount(level, minlength=LEVELS) @ problem.prior.tables[best].mean_rate / u.size
+    spread = problem.coefficients.spread
+    modelled = replace(problem.coefficients, spread=Spread(spread.rows[sample], spread.columns)).entropy(best, step)
     states = 32 * _lanes(problem.size) / min(problem.size, _SEGMENT_WEIGHTS)
-    return best, costs[best] - float(modelled) + states
+    return best, costs[best] - modelled + states
 
 
 def _lanes(weights: int) -> int:
     return int(np.clip(weights // _LANE_WEIGHTS, 1, MAX_LANES))
 
 
-def _encode_at(problem: _Problem, tables: int, step: float) -> MatrixStream:
-    m, n = problem.coefficients.shape
+def _quantise(problem: _Problem, tables: int, step: float) -> _Quantised:
+    """Search all segments at one step."""
+    m, n = problem.coefficients.values.shape
     step32 = np.float32(step)
     header = MatrixHeader(
         m=m,
         n=n,
         shape=tables,
         n_states=problem.n_states,
-        transform=problem.transform,
+        transform=problem.coefficients.transform,
+        bases=problem.coefficients.bases,
         by_columns=False,
         lanes=_lanes(min(problem.size, _SEGMENT_WEIGHTS)),
         step=step32,
-        row_exponent=np.zeros(m, np.int32),
+        row_exponent=problem.row_exponent,
         column_exponent=np.zeros(n, np.int32),
         scales=problem.scales(float(step32)),
         lines=max(1, min(m, _SEGMENT_WEIGHTS // n)),
     )
     spans = header.segments()
     shape = problem.prior.tables[tables]
-    inverse = np.float32(1) / step32
 
-    def encode(index: int) -> Segment:
+    def quantise(index: int) -> tuple[npt.NDArray[np.int32], float]:
         first, last = spans[index]
         level = header.scales.levels(first, last, by_columns=False)
-        u = (problem.coefficients[first:last] * inverse).reshape(-1)
-        points = search(u, level, header.lanes, header.n_states, shape)
-        return encode_segment(points, level, header.lanes, transitions(header.n_states), shape)
+        points = search(problem.in_steps(slice(first, last), step32), level, header.lanes, header.n_states, shape)
+        return points, code_length(points, level, shape)
 
-    return MatrixStream(header, map_threads(encode, range(len(spans)), problem.threads))
+    found = map_threads(quantise, range(len(spans)), problem.threads)
+    out = ByteWriter()
+    header.write(out, problem.prior)
+    bits = sum(length for _, length in found) + 8 * len(out) + len(spans) * (32 * header.lanes + _SEGMENT_BITS)
+    return _Quantised(header, [points for points, _ in found], bits / problem.size)
+
+
+def _coded(
+    quantised: _Quantised, prior: Prior, transforms: Transforms, threads: int
+) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
+    header = quantised.header
+    spans = header.segments()
+
+    def encode(index: int) -> Segment:
+        level = header.scales.levels(*spans[index], by_columns=False)
+        tables = prior.tables[header.shape]
+        return encode_segment(quantised.points[index], level, header.lanes, transitions(header.n_states), tables)
+
+    stream = MatrixStream(header, map_threads(encode, range(len(spans)), threads))
+    points = np.concatenate(quantised.points).reshape(header.m, header.n)
+    weights = np.empty((header.m, header.n), np.float32)
+    header.synthesis(transforms).place_all(points, weights, threads)
+    return stream, weights

@@ -18,132 +18,27 @@ a stream that was damaged, or decoded with other tables, shows here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core.errors import FormatError
-from nwc_core.kernels import kernel
-from nwc_core.prior import PRECISION, RAW_OF_LEVEL, TABLE_OF_LEVEL, ShapeTables
+from nwc_core.prior import ShapeTables
+from nwc_core.rans_kernels import (
+    LOW,
+    OUT_OF_ESCAPES,
+    OUT_OF_WORDS,
+    decode_steps,
+    encode_points,
+    encode_vectors,
+)
+from nwc_core.vector import WIDTH
 
-LOW = 1 << 16  # lower bound of a state
-MAX_LANES = 32  # a GPU warp
-_MASK = (1 << PRECISION) - 1
-# What the decoding loop returns instead of a position; each is a way for a stream to be wrong.
-OUT_OF_WORDS, OUT_OF_ESCAPES = -1, -2
-ESCAPED = 1 << 40  # no k is this large
-
-
-@kernel
-def _encode(points, level, lanes, next_state, raw_of, table_of, freq, start, zero, words, escapes):  # type: ignore[no-untyped-def]
-    """Returns (first word used, escapes used, states). `words` fills from its end, as decoding reads forward."""
-    count = points.shape[0]
-    states = np.full(lanes, LOW, np.uint64)
-    table = np.empty(count, np.int32)
-    trellis = np.zeros(lanes, np.int32)
-    n_escapes = 0
-    for i in range(count):
-        lane = i % lanes
-        q = trellis[lane] & 1
-        k = (points[i] - q) >> 1
-        raw = raw_of[level[i]]
-        t = table_of[level[i]] + q
-        symbol = (k >> raw) + zero[t]
-        if symbol < 0 or symbol > 2 * zero[t] - q:
-            escapes[n_escapes] = k
-            n_escapes += 1
-        table[i] = t
-        trellis[lane] = next_state[trellis[lane], k & 1]
-    w = words.shape[0]
-    steps = (count + lanes - 1) // lanes
-    for step in range(steps - 1, -1, -1):
-        first = step * lanes
-        last = min(first + lanes, count)
-        for i in range(last - 1, first - 1, -1):
-            raw = raw_of[level[i]]
-            if raw:
-                x = states[i - first]
-                if x >= np.uint64(1) << np.uint64(32 - raw):
-                    w -= 1
-                    words[w] = x & np.uint64(0xFFFF)
-                    x >>= np.uint64(16)
-                k = (points[i] - (table[i] & 1)) >> 1
-                states[i - first] = x << np.uint64(raw) | np.uint64(k & ((1 << raw) - 1))
-        for i in range(last - 1, first - 1, -1):
-            t = table[i]
-            raw = raw_of[level[i]]
-            symbol = (((points[i] - (t & 1)) >> 1) >> raw) + zero[t]
-            escape = 2 * zero[t] + 1 - (t & 1)
-            if symbol < 0 or symbol >= escape:
-                symbol = escape
-            f = np.uint32(freq[t, symbol])
-            x = states[i - first]
-            if x >= np.uint64(f) << np.uint64(32 - PRECISION):
-                w -= 1
-                words[w] = x & np.uint64(0xFFFF)
-                x >>= np.uint64(16)
-            # x fits 32 bits here, and a 32-bit division is several times quicker than a 64-bit one.
-            high = np.uint32(x) // f
-            states[i - first] = (np.uint64(high) << np.uint64(PRECISION)) + (x - np.uint64(high * f)) + start[t, symbol]
-    return w, n_escapes, states
-
-
-@kernel
-def _decode(  # type: ignore[no-untyped-def]
-    points, level, lanes, next_state, raw_of, table_of, symbols, packed, zero, states, words, n_words, escapes
-):
-    """Fills `points` and leaves the final states in `states`; returns (words used or an error code, escapes used).
-
-    `words` holds n_words words and then padding of at least 2 * lanes, so that only whole steps need a check.
-    """
-    count = points.shape[0]
-    trellis = np.zeros(lanes, np.int64)
-    index = np.zeros(lanes, np.int64)
-    w = 0
-    e = 0
-    any_raw = False
-    for i in range(count):
-        any_raw |= raw_of[level[i]] > 0
-    for first in range(0, count, lanes):
-        width = min(lanes, count - first)
-        if w > n_words:
-            return OUT_OF_WORDS, e
-        for lane in range(width):
-            q = trellis[lane] & 1
-            t = table_of[level[first + lane]] + q
-            y = np.int64(states[lane])
-            slot = y & _MASK
-            symbol = np.int64(symbols[(t << PRECISION) + slot])
-            entry = np.int64(packed[(t << 8) + symbol])
-            y = (entry >> 16) * (y >> PRECISION) + slot - (entry & 0xFFFF)
-            refill = y < LOW
-            states[lane] = np.uint32(y << 16 | np.int64(words[w]) if refill else y)
-            w += int(refill)
-            middle = np.int64(zero[t])
-            index[lane] = ESCAPED if symbol == 2 * middle + 1 - q else symbol - middle
-        if any_raw:
-            for lane in range(width):
-                raw = raw_of[level[first + lane]]
-                if raw:
-                    y = np.int64(states[lane])
-                    if index[lane] != ESCAPED:
-                        index[lane] = index[lane] << raw | (y & ((1 << raw) - 1))
-                    y >>= raw
-                    refill = y < LOW
-                    states[lane] = np.uint32(y << 16 | np.int64(words[w]) if refill else y)
-                    w += int(refill)
-        for lane in range(width):
-            k = index[lane]
-            if k == ESCAPED:
-                if e >= escapes.shape[0]:
-                    return OUT_OF_ESCAPES, e
-                k = np.int64(escapes[e])
-                e += 1
-            state = trellis[lane]
-            points[first + lane] = 2 * k + (state & 1)
-            trellis[lane] = next_state[state, k & 1]
-    return w, e
+MAX_LANES = WIDTH  # a GPU warp
+_FEWEST_LANES = 8  # from here on a vector of 32, however few are used, is quicker than its points one by one
 
 
 @dataclass(frozen=True)
@@ -174,16 +69,90 @@ def encode_segment(
         points: [N] n = 2k + q, where q must follow the trellis.
         level: [N] below LEVELS.
         lanes: 1 to MAX_LANES.
-        next_state: [n_states, 2], see `nwc_core.trellis`.
+        next_state: [n_states, 2] of that trellis; only decoding needs it, a point's lowest bit is that of its state.
         tables: of the shape that codes them.
     """
-    words = np.empty(points.size * 2 + 2 * lanes, np.uint16)
+    words = np.empty(2 * points.size + WIDTH, np.uint16)
     escapes = np.empty(points.size, np.int32)
-    first, n_escapes, states = _encode(
-        *(points, level, lanes, next_state, RAW_OF_LEVEL, TABLE_OF_LEVEL),
-        *(tables.freq, tables.start, tables.zero, words, escapes),
-    )
-    return Segment(states.astype(np.uint32), words[first:].copy(), escapes[:n_escapes].copy())
+    states, cursor = np.full(WIDTH, LOW, np.uint32), np.zeros(2, np.int64)
+    last = 0  # how many points, in whole steps, can be read as vectors
+    if lanes >= _FEWEST_LANES and points.size >= WIDTH:
+        last = ((points.size - WIDTH) // lanes + 1) * lanes
+    encode_points(points, level, last, lanes, tables.entries, words, escapes, states, cursor)
+    encode_vectors(points, level, last, lanes, tables.entries, words, escapes, states, cursor)
+    used, escaped = cursor
+    return Segment(states[:lanes].copy(), words[:used][::-1].copy(), escapes[:escaped][::-1].copy())
+
+
+class Decoder:
+    """Decodes a segment piece by piece, so that a piece can be used while it is in the processor's cache.
+
+    Args:
+        next_state: [n_states, 2], see `nwc_core.trellis`.
+        tables: of the shape that coded the segment.
+        where: names the tensor in errors.
+    """
+
+    def __init__(self, segment: Segment, next_state: npt.NDArray[np.int32], tables: ShapeTables, where: str) -> None:
+        self._segment, self._tables, self._where = segment, tables, where
+        # Moves are linear over bits: what the lowest bit of the state and the parity of k add to them is all there is.
+        lowest = min(1, len(next_state) - 1)
+        self._feedback = np.array([next_state[lowest, 0], next_state[0, 1]], np.int32)
+        # 32-bit words, as vectors expand those; a step that begins inside the stream ends inside the padding.
+        self._words = np.zeros(segment.words.size + 2 * WIDTH, np.uint32)
+        self._words[: segment.words.size] = segment.words
+        self._states = np.zeros(WIDTH, np.uint32)
+        self._states[: segment.states.size] = segment.states
+        self._trellis, self._cursor = np.zeros(WIDTH, np.int32), np.zeros(2, np.int64)
+
+    @property
+    def lanes(self) -> int:
+        return int(self._segment.states.size)
+
+    def decode(self, level: npt.NDArray[np.uint8], points: npt.NDArray[np.int32]) -> None:
+        """Fill `points` [N] with the next N points, whose levels are given.
+
+        N is a multiple of the number of lanes, except in the last piece.
+
+        Raises:
+            FormatError: the stream is damaged, or was coded with other tables.
+        """
+        self.run(decode_steps, points, level)
+
+    def run(self, kernel: Callable[..., int], *arguments: Any) -> None:
+        """Call a kernel that passes what follows its own arguments on to `decode_steps`, and returns errors as that does.
+
+        Raises:
+            FormatError: the stream is damaged, or was coded with other tables.
+        """
+        segment, tables = self._segment, self._tables
+        coded = (self._feedback, tables.slots, tables.entries, self._words, segment.words.size, segment.escapes)
+        done = kernel(*arguments, _FEWEST_LANES, self.lanes, *coded, self._states, self._trellis, self._cursor)
+        if done == OUT_OF_ESCAPES:
+            raise self._wrong_escapes()
+        if done == OUT_OF_WORDS:
+            raise self._wrong_words()
+
+    def finish(self) -> None:
+        """Check that the stream ends with its points.
+
+        Raises:
+            FormatError: the stream is damaged, or was coded with other tables.
+        """
+        words, escapes = self._cursor
+        if escapes != self._segment.escapes.size:
+            raise self._wrong_escapes()
+        if words != self._segment.words.size:
+            raise self._wrong_words()
+        if (self._states[: self.lanes] != LOW).any():
+            raise FormatError(self._where, "an entropy code that does not end where it began", f"all states at {LOW}")
+
+    def _wrong_escapes(self) -> FormatError:
+        return FormatError(self._where, f"{self._segment.escapes.size} escapes", "as many as the stream asks for")
+
+    def _wrong_words(self) -> FormatError:
+        found = f"{self._segment.words.size} words of entropy code"
+        return FormatError(self._where, found, "as many as the stream asks for")
 
 
 def decode_segment(
@@ -198,19 +167,8 @@ def decode_segment(
     Raises:
         FormatError: the stream is damaged, or was coded with other tables; `where` names the tensor.
     """
-    lanes, n_words = segment.states.size, segment.words.size
     points = np.empty(level.size, np.int32)
-    states = segment.states.copy()
-    padded = np.concatenate([segment.words, np.zeros(2 * lanes, np.uint16)])
-    used, escapes = _decode(
-        *(points, level, lanes, next_state, RAW_OF_LEVEL, TABLE_OF_LEVEL),
-        *(tables.symbol.reshape(-1), tables.packed.reshape(-1), tables.zero),
-        *(states, padded, n_words, segment.escapes),
-    )
-    if used == OUT_OF_ESCAPES or escapes != segment.escapes.size:
-        raise FormatError(where, f"{segment.escapes.size} escapes", "as many as the stream asks for")
-    if used != n_words:
-        raise FormatError(where, f"{n_words} words of entropy code", "as many as the stream asks for")
-    if (states != LOW).any():
-        raise FormatError(where, "an entropy code that does not end where it began", f"all states at {LOW}")
+    decoder = Decoder(segment, next_state, tables, where)
+    decoder.decode(level, points)
+    decoder.finish()
     return points

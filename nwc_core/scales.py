@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core import intvector
+from nwc_core.blas import one_thread
 from nwc_core.kernels import kernel
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, Prior
 from nwc_core.wire import ByteReader, ByteWriter
@@ -41,6 +42,12 @@ class Scales:
     row_shift: int
     column_shift: int
 
+    def axes(self, by_columns: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """What to add up to levels, before clamping: of every outer line (row, or column where `by_columns`) and within."""
+        rows, columns = self.rows << self.row_shift, self.columns << self.column_shift
+        outer, inner = (columns, rows) if by_columns else (rows, columns)
+        return outer + np.int32(self.base), inner
+
     def levels(self, first: int, last: int, by_columns: bool) -> npt.NDArray[np.uint8]:
         """Flat levels of outer lines [first, last) in scan order: rows, or columns where `by_columns`."""
         axes = (self.columns, self.column_shift), (self.rows, self.row_shift)
@@ -48,7 +55,7 @@ class Scales:
         out = np.empty((last - first, inner.size), np.uint8)
         # Only these lines: work on all of them for each of many short segments would be quadratic.
         lines = (outer[first:last] << outer_shift) + np.int32(self.base)
-        _fill_levels(lines, inner << inner_shift, LEVELS - 1, out)
+        fill_levels(lines, inner << inner_shift, LEVELS - 1, out)
         return out.reshape(-1)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
@@ -69,10 +76,12 @@ class Scales:
 
 
 @kernel
-def _fill_levels(outer, inner, top, out):  # type: ignore[no-untyped-def]
+def fill_levels(outer, inner, top, out):  # type: ignore[no-untyped-def]
+    """out[i, j] = outer[i] + inner[j], but from 0 to `top`."""
     for i in range(outer.size):
         for j in range(inner.size):
-            out[i, j] = min(max(outer[i] + inner[j], 0), top)
+            level = np.int32(outer[i] + inner[j])  # in 64 bits, as a plain sum is, half as many fit a register
+            out[i, j] = min(max(level, np.int32(0)), np.int32(top))
 
 
 @dataclass(frozen=True)
@@ -86,16 +95,18 @@ class Spread:
     def measure(cls, weight: npt.NDArray[np.float32]) -> Spread:
         """Fit r_i c_j to a matrix [m, n] with at least one non-zero element: alternating root mean squares."""
         # Scaled by the peak so that squares of huge or denormal weights stay inside float32.
-        squares = np.square(weight / np.float32(np.abs(weight).max()))
+        largest = max(float(weight.max()), -float(weight.min()))
+        squares = weight * np.float32(1 / largest) if largest > 2.0**-120 else weight / np.float32(largest)
+        squares *= squares
         m, n = weight.shape
         columns = np.ones(n, np.float32)
-        for _ in range(_SWEEPS):
-            # einsum, not @: BLAS adds in an order that depends on its number of threads, and then so would the stream.
-            rows = np.einsum("ij,j->i", squares, 1 / columns) / np.float32(n)
-            rows = np.maximum(rows, rows.max() * np.float32(_FLOOR))
-            columns = np.einsum("i,ij->j", 1 / rows, squares) / np.float32(m)
-            columns = np.maximum(columns, columns.max() * np.float32(_FLOOR))
-        peak = OCTAVE * np.log2(float(np.abs(weight).max()))
+        with one_thread():
+            for _ in range(_SWEEPS):
+                rows = (squares @ (1 / columns)) / np.float32(n)
+                rows = np.maximum(rows, rows.max() * np.float32(_FLOOR))
+                columns = ((1 / rows) @ squares) / np.float32(m)
+                columns = np.maximum(columns, columns.max() * np.float32(_FLOOR))
+        peak = OCTAVE * np.log2(largest)
         half = OCTAVE / 2
         return cls(half * np.log2(rows.astype(np.float64)) + peak, half * np.log2(columns.astype(np.float64)))
 
@@ -106,26 +117,20 @@ class Spread:
         counts = np.convolve(np.bincount(rows - rows.min()), np.bincount(columns - columns.min()))
         return np.arange(counts.size) + rows.min() + columns.min() + LEVEL_ZERO, counts.astype(np.float64)
 
-    def scales(
-        self, log2_row_step: npt.NDArray[np.float64], log2_column_step: npt.NDArray[np.float64], prior: Prior
-    ) -> Scales:
+    def scales(self, log2_row_step: npt.NDArray[np.float64], log2_column_step: npt.NDArray[np.float64]) -> Scales:
         """Integer scales for quantiser steps 2^(log2_row_step[i] + log2_column_step[j])."""
         rows = self.rows - OCTAVE * log2_row_step
         columns = self.columns - OCTAVE * log2_column_step + LEVEL_ZERO
         row_mean, column_mean = float(rows.mean()), float(columns.mean())
         base = round(row_mean + column_mean)
         m, n = rows.size, columns.size
-        row_shift, row_values, left = _round(rows - row_mean, n, prior)
+        row_shift, row_values, left = _round(rows - row_mean, n)
         # What the base's rounding and the rows' average rounding leave over goes to the columns.
-        column_shift, column_values, _ = _round(
-            columns - column_mean + (row_mean + column_mean - base) + left, m, prior
-        )
+        column_shift, column_values, _ = _round(columns - column_mean + (row_mean + column_mean - base) + left, m)
         return Scales(base, row_values, column_values, row_shift, column_shift)
 
 
-def _round(
-    levels: npt.NDArray[np.float64], weights_per_line: int, prior: Prior
-) -> tuple[int, npt.NDArray[np.int32], float]:
+def _round(levels: npt.NDArray[np.float64], weights_per_line: int) -> tuple[int, npt.NDArray[np.int32], float]:
     """(shift, values, mean error) that minimise the bits of the values plus those lost by rounding them.
 
     Besides each resolution, one common value for all lines is tried.
@@ -136,7 +141,7 @@ def _round(
         (shift, np.rint(levels / (1 << shift)).astype(np.int64)) for shift in range(_MAX_SHIFT + 1)
     ]:
         error = levels - (values << shift)
-        bits = intvector.cost_bits(values, prior) + weights_per_line * _MISFIT * float(np.square(error).sum())
+        bits = intvector.cost_bits(values) + weights_per_line * _MISFIT * float(np.square(error).sum())
         if best is None or bits < best[0]:
             best = bits, shift, values
     assert best is not None

@@ -1,4 +1,4 @@
-"""The learned transform: small, linear, orthonormal, applied to groups of columns, inverted in integers.
+"""Learned transforms: small, linear, orthonormal, applied to groups of columns, inverted in integers.
 
 A matrix [m, n] is seen as groups of g neighbouring columns (the taps of one convolution kernel). Analysis replaces each
 group w by T w; synthesis by T' y. T is learned (`nwc_core.training`), stored in the codec in units of 2^-14, and chosen
@@ -11,13 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core import steps
-from nwc_core.kernels import kernel
+from nwc_core.exact import check_exact
 
 SCALE_BITS = 14
-# Points stay below 2^24, entries of T below 2^14 in sum of g = 9 ... 49 terms: with 2^12 of the fixed-point steps this
-# leaves 8 octaves of step range inside 63 bits.
-MAX_STEP_RANGE = 8 * 8
 
 
 def analyse(weight: npt.NDArray[np.float32], transform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
@@ -28,47 +24,18 @@ def analyse(weight: npt.NDArray[np.float32], transform: npt.NDArray[np.int16]) -
     return coefficients.reshape(weight.shape)
 
 
-@kernel
-def _synthesise(points, multiplier, transform, scale, out):  # type: ignore[no-untyped-def]
-    m, n = points.shape
-    g = transform.shape[0]
-    for i in range(m):
-        row_scale = scale[i]
-        for first in range(0, n, g):
-            for column in range(g):
-                total = np.int64(0)
-                for j in range(g):
-                    total += np.int64(transform[j, column]) * (np.int64(points[i, first + j]) * multiplier[first + j])
-                out[i, first + column] = np.float32(total) * row_scale
+def growth(transform: npt.NDArray[np.int16]) -> float:
+    """By how much `invert` can enlarge the greatest magnitude."""
+    return float(np.abs(transform.astype(np.float64)).sum(0).max())
 
 
-def synthesise(
-    points: npt.NDArray[np.int32],
-    row_step: npt.NDArray[np.float32],
-    column_exponent: npt.NDArray[np.int32],
-    transform: npt.NDArray[np.int16] | None,
-) -> npt.NDArray[np.float32]:
-    """Weights [m, n] from points [m, n], bit for bit the same everywhere.
+def invert(values: npt.NDArray[np.float64], transform: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
+    """Groups of integers [m, n] times T, in units of 2^-SCALE_BITS; exact.
 
-    Without a transform: float32(n) * (row_step * 2^(exponent / 8)), both products rounded once. With one: the sum over the
-    group in 64-bit integers, then one conversion and one multiplication.
-
-    Args:
-        points: quantisation points.
-        row_step: [m] step of each row.
-        column_exponent: [n] eighths of an octave by which each column's step is larger.
-        transform: [g, g] or None for the identity.
+    Raises:
+        Inexact: the integers are too large.
     """
-    if transform is None:
-        weight = points.astype(np.float32)
-        if column_exponent.any():
-            weight *= row_step[:, None] * steps.power(column_exponent)[None, :]
-        else:
-            weight *= row_step[:, None]
-        return weight
-    least = column_exponent.min()
-    multiplier = steps.fixed_power(column_exponent - least)
-    scale = np.ldexp(row_step * steps.power(np.array([least]))[0], -(SCALE_BITS + steps.FIXED_BITS))
-    out = np.empty(points.shape, np.float32)
-    _synthesise(points, multiplier, transform, scale, out)
-    return out
+    matrix = transform.astype(np.float64)
+    check_exact(values, growth(transform))
+    weights: npt.NDArray[np.float64] = values.reshape(-1, matrix.shape[0]) @ matrix
+    return weights.reshape(values.shape)

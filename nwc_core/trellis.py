@@ -5,20 +5,36 @@ drives the state. With one state this is a scalar quantiser of twice the step; w
 Ungerboeck code in systematic feedback form (Ungerboeck 1982, table I; entropy-coded as in Fischer and Wang 1992).
 
 The search (Viterbi) minimises  sum (u_i - n_i)^2 + lambda * bits(n_i)  over all paths, with the code lengths of the very
-tables that will code the points. It runs MAX_LANES independent sequences side by side, so that its inner loops are
-vector operations; one decision bit per state is kept and the candidates are recomputed on the way back.
+tables that will code the points. It runs up to 32 independent sequences side by side, as vectors; of every step it keeps one
+decision bit per state and sequence, and what the candidates are recomputed from on the way back.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core.kernels import kernel
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, ShapeTables, raw_bits
-from nwc_core.rans import MAX_LANES
+from nwc_core.vector import (
+    WIDTH,
+    bits,
+    clip,
+    floor,
+    gather,
+    iota,
+    load,
+    select,
+    shift_right,
+    splat,
+    store,
+    to_float,
+)
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # Parity-check polynomials (h0, h1) by log2 of the number of states.
 _POLYNOMIALS = {
@@ -38,6 +54,7 @@ _LAMBDA_SCALAR, _LAMBDA_TRELLIS = 0.46, 0.36
 # a row of small weights is dragged toward zero, which costs up to 0.1 bit per weight; with it the best path is at most
 # 0.003 bit from the best over all points.
 _MAX_PULL = np.float32(0.5)
+_RAW_OF_LEVEL = raw_bits(np.arange(LEVELS))
 _RENORMALISE = 64  # steps between subtractions of the least path cost, which keep float32 exact enough
 
 
@@ -64,67 +81,81 @@ def _predecessors(n_states: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
 
 
 @kernel
-def _nearest(v, pull, c):  # type: ignore[no-untyped-def]
-    """The candidate of class c: the point n = c mod 4 nearest to v, less what the rate pulls it toward zero."""
-    centre = v - min(max(v * pull, -_MAX_PULL), _MAX_PULL)
-    return np.int32(4) * np.int32(np.floor((centre - np.float32(c)) * np.float32(0.25) + np.float32(0.5))) + np.int32(c)
+def _nearest(centre, c):  # type: ignore[no-untyped-def]
+    """The candidates of class c: the points n = c mod 4 nearest to the centres."""
+    return (floor((centre - to_float(c)) * 0.25 + 0.5) << 2) + c
 
 
 @kernel
-def _search(u, level, lanes, tail, origin, kind, pull, raw, rate, lam, decision, points):  # type: ignore[no-untyped-def]
-    """Best points [steps, MAX_LANES] of u, both in steps; lanes beyond `lanes` (`tail` in the last step) are padding."""
-    steps = u.shape[0]
-    n_states = origin.shape[0]
-    word_bits = 8 * decision.itemsize
-    cost = np.full((n_states, MAX_LANES), np.float32(1e30))
-    cost[0, :] = 0
-    new = np.empty((n_states, MAX_LANES), np.float32)
-    short = np.empty((n_states, MAX_LANES), np.float32)  # path costs of lanes that end one step early
-    metric = np.empty((4, MAX_LANES), np.float32)
+def _search(u, level, lanes, origin, kind, pull, raw, rate, lam, decision, centre, costs, metric):  # type: ignore[no-untyped-def]
+    """Costs of the best path to every state: before the last step in costs[0], after it in costs[1].
+
+    Also the way by which each state was entered, a bit per lane in `decision`, and the centre of the candidates. Scratch
+    memory (costs[2], `metric`) comes from outside, and arrays are not assigned whole: what numba compiles for that, error
+    messages about shapes included, takes longer to compile than all of the rest.
+    """
+    steps, n_states = decision.shape
+    cost, new = costs[1], costs[2]
+    for i in range(n_states * WIDTH):
+        cost[i] = 0 if i < WIDTH else 1e30
     for t in range(steps):
-        for lane in range(lanes):
-            v = u[t, lane]
-            lev = np.int64(level[t, lane])
-            shift = raw[lev]
-            for c in range(4):
-                n = _nearest(v, pull[lev], c)
-                at = min(max((n >> shift) + RATE_SPAN, 0), 2 * RATE_SPAN - 1)
-                d = v - np.float32(n)
-                metric[c, lane] = d * d + lam * rate[lev, at]
+        v, lev = load(u, t * lanes), load(level, t * lanes)
+        middle = v - clip(v * gather(pull, lev), -_MAX_PULL, _MAX_PULL)
+        store(centre, t * lanes, middle)
+        shift, row = gather(raw, lev), lev * (2 * RATE_SPAN) + RATE_SPAN
+        for c in range(4):
+            n = _nearest(middle, splat(c))
+            off = v - to_float(n)
+            length = gather(rate, row + clip(n >> shift, -RATE_SPAN, RATE_SPAN - 1))
+            store(metric, c * WIDTH, off * off + length * lam)
         if t == steps - 1:
-            short[:, :] = cost
+            for i in range(n_states * WIDTH):
+                costs[0, i] = cost[i]
         if t % _RENORMALISE == 0:
-            for lane in range(MAX_LANES):
-                least = cost[0, lane]
-                for s in range(1, n_states):
-                    least = min(least, cost[s, lane])
-                for s in range(n_states):
-                    cost[s, lane] -= least
-        for i in range(decision.shape[1]):
-            for lane in range(MAX_LANES):
-                decision[t, i, lane] = 0
+            least = load(cost, 0)
+            for s in range(1, n_states):
+                other = load(cost, s * WIDTH)
+                least = select(other < least, other, least)
+            for s in range(n_states):
+                store(cost, s * WIDTH, load(cost, s * WIDTH) - least)
+        way = decision[t]
         for s in range(n_states):
-            a, b = origin[s, 0], origin[s, 1]
-            ka, kb = kind[s, 0], kind[s, 1]
-            bit = s % word_bits
-            for lane in range(MAX_LANES):
-                x = cost[a, lane] + metric[ka, lane]
-                y = cost[b, lane] + metric[kb, lane]
-                second = y < x
-                new[s, lane] = y if second else x
-                decision[t, s // word_bits, lane] |= decision.dtype.type(second) << decision.dtype.type(bit)
+            first = load(cost, origin[s, 0] * WIDTH) + load(metric, kind[s, 0] * WIDTH)
+            second = load(cost, origin[s, 1] * WIDTH) + load(metric, kind[s, 1] * WIDTH)
+            better = second < first
+            store(new, s * WIDTH, select(better, second, first))
+            way[s] = bits(better)
         cost, new = new, cost
-    for lane in range(lanes):
-        ends = cost if lane < tail else short
-        s = 0
-        for i in range(1, n_states):
-            if ends[i, lane] < ends[s, lane]:
-                s = i
-        for t in range(steps - 1 if lane < tail else steps - 2, -1, -1):
-            way = np.int64(decision[t, s // word_bits, lane] >> decision.dtype.type(s % word_bits)) & 1
-            c = kind[s, way]
-            points[t, lane] = _nearest(u[t, lane], pull[np.int64(level[t, lane])], c)
-            s = origin[s, way]
+    for i in range(n_states * WIDTH):
+        costs[1, i] = cost[i]
+
+
+@kernel
+def _trace(costs, lanes, tail, moves, decision, centre, points):  # type: ignore[no-untyped-def]
+    """Points of the best path of every lane, which ends in the last step, or one before for lanes from `tail` on.
+
+    Entry 2 s + way of `moves`: where that way into state s comes from, times 4, plus the class of its points.
+    `points` may be the memory of `centre`.
+    """
+    steps, n_states = decision.shape
+    lane = iota()
+    before, state = splat(0), splat(0)
+    before_least, least = load(costs[0], 0), load(costs[1], 0)
+    for s in range(1, n_states):
+        other = load(costs[0], s * WIDTH)
+        lower = other < before_least
+        before, before_least = select(lower, s, before), select(lower, other, before_least)
+        other = load(costs[1], s * WIDTH)
+        lower = other < least
+        state, least = select(lower, s, state), select(lower, other, least)
+    for t in range(steps - 1, -1, -1):
+        if t == steps - 2:
+            state = select(lane < tail, state, before)
+        move = gather(moves, state << 1 | shift_right(gather(decision[t], state), lane) & 1)
+        n = _nearest(load(centre, t * lanes), move & 3)
+        # Elements past this step's lanes are points of the next step already.
+        store(points, t * lanes, select(lane < lanes, n, load(points, t * lanes)))
+        state = move >> 2
 
 
 @cache
@@ -150,33 +181,32 @@ def search(
     """The best points for one segment, a fresh trellis in every lane.
 
     Args:
-        u: [N] weights in units of their steps, |u| < 2^23.
+        u: [N] weights in units of their steps, |u| < 2^23; contiguous, as is `level`.
         level: [N] below LEVELS.
-        lanes: number of interleaved sequences, 1 to MAX_LANES.
+        lanes: number of interleaved sequences, 1 to 32.
         n_states: one of STATES.
         tables: the prior that will code them.
 
     Returns:
         [N] int32 points n.
     """
-    count = u.size
-    steps = -(-count // lanes)
-    if lanes == MAX_LANES and count == steps * lanes:
-        u_steps, level_steps = u.reshape(steps, lanes), level.reshape(steps, lanes)
-    else:
-        u_steps = np.zeros((steps, MAX_LANES), np.float32)
-        level_steps = np.zeros((steps, MAX_LANES), np.uint8)
-        for source, target in ((u, u_steps), (level, level_steps)):
-            whole = source[: (steps - 1) * lanes].reshape(steps - 1, lanes)
-            target[:-1, :lanes] = whole
-            target[-1, : count - whole.size] = source[whole.size :]
-    word: type[np.unsignedinteger] = np.uint8 if n_states <= 8 else np.uint16 if n_states == 16 else np.uint32
-    decision = np.empty((steps, max(1, n_states // 32), MAX_LANES), word)
-    points = np.empty((steps, MAX_LANES), np.int32)
+    count, steps = u.size, -(-u.size // lanes)
+    room = (steps - 1) * lanes + WIDTH  # the last vector is read and written whole too
+    if room != count:
+        u, level = _padded(u, room), _padded(level, room)
+    decision = np.empty((steps, n_states), np.uint32)
+    costs, metric = np.empty((3, n_states * WIDTH), np.float32), np.empty(4 * WIDTH, np.float32)
+    points = np.empty(room, np.int32)
+    centre = points.view(np.float32)
     origin, kind = _predecessors(n_states)
-    _search(
-        *(u_steps, level_steps, lanes, count - (steps - 1) * lanes, origin, kind),
-        *(_pulls(n_states), raw_bits(np.arange(LEVELS)), tables.rate),
-        *(_rate_multiplier(n_states), decision, points),
-    )
-    return np.ascontiguousarray(points[:, :lanes]).reshape(-1)[:count]
+    coded = (_pulls(n_states), _RAW_OF_LEVEL, tables.rate.reshape(-1), _rate_multiplier(n_states))
+    _search(u, level, lanes, origin, kind, *coded, decision, centre, costs, metric)
+    moves = (origin << 2 | kind).reshape(-1)
+    _trace(costs, lanes, count - (steps - 1) * lanes, moves, decision, centre, points)
+    return points[:count]
+
+
+def _padded(values: npt.NDArray[_Scalar], size: int) -> npt.NDArray[_Scalar]:
+    padded = np.zeros(size, values.dtype)
+    padded[: values.size] = values
+    return padded

@@ -8,12 +8,13 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from nwc_core.artifact.objects import ObjectRef
+from nwc_core.codec_file import check_file_size
 from nwc_core.errors import FormatError
 
 if TYPE_CHECKING:
     from nwc_core.codec import Codec
 
-_KEEP = 8  # codecs per process: a few MB each once parsed, and one serves a whole fleet
+_KEEP = 8  # codecs per process: up to some 50 MB each once used, and one serves a whole fleet
 _codecs: OrderedDict[str, Codec] = OrderedDict()
 _lock = Lock()
 
@@ -28,12 +29,13 @@ class CodecSource:
         where: name of the codec object, for errors.
 
     Raises:
-        FormatError: the given codec is another one.
+        FormatError: the given codec is another one, or the artifact's is larger than any.
     """
 
     def __init__(self, ref: ObjectRef, given: Codec | None, fetch: Callable[[ObjectRef], bytes], where: str) -> None:
         if given is not None and given.digest != ref.sha256:
             raise FormatError("the codec given", f"digest {given.digest}", f"{ref.sha256}, which the artifact names")
+        check_file_size(ref.size, where)  # before anything of that size is fetched
         self._ref, self._given, self._fetch, self._where = ref, given, fetch, where
 
     def get(self) -> Codec:

@@ -9,20 +9,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core import transform
+from nwc_core.decorrelate import Coefficients
 from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, Prior
 from nwc_core.rans import MAX_LANES
-from nwc_core.scales import Spread
-from nwc_core.training.dataset import WeightMatrix
 from nwc_core.trellis import search
 
 
 def count_points(
-    matrix: WeightMatrix,
+    coefficients: Coefficients,
     log2_steps: npt.NDArray[np.float64],
     prior: Prior,
     shape: int,
-    basis: npt.NDArray[np.int16] | None,
     n_states: int,
     weights: int,
     rng: np.random.Generator,
@@ -30,22 +27,20 @@ def count_points(
     """[TABLE_LEVELS, RATE_SPAN] counts of |n| (tables are symmetric), over a sample of the matrix at several steps.
 
     Args:
-        matrix: to quantise.
-        log2_steps: steps, as log2 of step over root mean square weight.
+        coefficients: of the matrix, decorrelated as the encoder would.
+        log2_steps: steps, as log2 of step over root mean square coefficient.
         prior: the tables that weigh the rate, and `shape` which of them.
-        basis: transform to apply first, None for the identity.
         n_states: of the trellis.
         weights: size of the sample.
         rng: draws the sample.
     """
     counts = np.zeros(TABLE_LEVELS * RATE_SPAN, np.float32)
-    values = matrix.values if basis is None else transform.analyse(matrix.values, basis)
-    spread = Spread.measure(values)
+    values = coefficients.values
     m, n = values.shape
     rms = float(np.sqrt(np.square(values, dtype=np.float64).mean()))
     rows = np.sort(rng.choice(m, min(m, max(1, weights // n)), replace=False))
     for log2_step in log2_steps + np.log2(rms):
-        scales = spread.scales(np.full(m, log2_step), np.zeros(n), prior)
+        scales = coefficients.spread.scales(np.full(m, log2_step), np.zeros(n))
         level = scales.levels(0, m, by_columns=False).reshape(m, n)[rows].reshape(-1)
         u = (values[rows] * np.float32(2.0**-log2_step)).reshape(-1)
         lanes = int(np.clip(u.size // 512, 1, MAX_LANES))

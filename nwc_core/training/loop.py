@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,89 +22,26 @@ import torch
 
 from nwc_core import transform
 from nwc_core.codec import Codec
-from nwc_core.errors import FormatError, UsageError
+from nwc_core.decorrelate import Parts, decorrelate
 from nwc_core.prior import RATE_SPAN, Prior
 from nwc_core.scales import Spread
+from nwc_core.training.checkpoint import damaged, load_state, save_state
+from nwc_core.training.config import TrainingConfig
 from nwc_core.training.counts import count_points
-from nwc_core.training.dataset import WeightDataset, WeightMatrix
+from nwc_core.training.dataset import WeightDataset, WeightMatrix, with_heavy_tails
 from nwc_core.training.density import PriorNetwork, code_length, level_log2_s
 from nwc_core.training.objective import OrthonormalTransform, rate_distortion
+from nwc_core.training.principal import FixedTransform, principal_axes
+
+__all__ = ["Progress", "Trainer", "TrainingConfig"]
 
 _LOG_EVERY = 50
-_MAX_SHAPES, _MAX_TRANSFORM = 16, 64  # what a codec file of 128 KB holds
-_RANGES = {
-    "seed": "0 or more",
-    "shapes": f"1 to {_MAX_SHAPES}",
-    "transforms": f"sizes from 2 to {_MAX_TRANSFORM}",
-    "steps": "1 or more",
-    "batch": "1 or more",
-    "weights": "1 or more",
-    "rounds": "0 or more",
-    "fit_steps": "1 or more",
-    "held_out": "a share from 0 to less than 1",
-}
 _REASSIGNMENTS = 8  # times in a round that every matrix chooses its shape anew
 _CURVE_POINTS = 20  # of phase 1 in the provenance
-_WANTED = "the state of a training run; remove it to start over"
+_TYPICAL_BITS = 4.0  # at which phase 2 chooses transforms and bases
+_STEPS = 15  # at which phase 2 quantises a matrix
 _REACH = 600  # of the exported probabilities, in points: past the widest table
 _RATE_WEIGHT = 1.0  # lambda; only alpha / lambda matters, and alpha is drawn over its whole range
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What determines a codec besides its data.
-
-    Attributes:
-        seed: of every random draw.
-        shapes: table shapes of the prior.
-        transforms: sizes g of the transforms to learn; a size may come more than once.
-        steps: batches of phase 1.
-        batch: matrices in a batch.
-        weights: weights sampled from a matrix, in both phases.
-        learning_rate: of Adam.
-        log2_alpha: range of log2 importance over lambda, drawn uniformly for every matrix.
-        chunk_spread: standard deviation, in octaves, of the importance of single chunks around their matrix's.
-        rounds: of phase 2.
-        fit_steps: network updates in a round.
-        held_out: share of tensors never trained on.
-        n_states: trellis that phase 2 quantises with.
-    """
-
-    seed: int = 0
-    shapes: int = 8
-    transforms: tuple[int, ...] = (9,)
-    steps: int = 2000
-    batch: int = 8
-    weights: int = 8192
-    learning_rate: float = 3e-3
-    log2_alpha: tuple[float, float] = (0.0, 14.0)
-    chunk_spread: float = 1.0
-    rounds: int = 3
-    fit_steps: int = 800
-    held_out: float = 0.1
-    n_states: int = 8
-
-    def __post_init__(self) -> None:
-        """Raises UsageError, naming the field, for what could not be trained or not be written in the end."""
-        wanted = {
-            "seed": self.seed >= 0,
-            "shapes": 1 <= self.shapes <= _MAX_SHAPES,
-            "transforms": all(2 <= size <= _MAX_TRANSFORM for size in self.transforms),
-            "steps": self.steps >= 1,
-            "batch": self.batch >= 1,
-            "weights": self.weights >= 1,
-            "rounds": self.rounds >= 0,
-            "fit_steps": self.fit_steps >= 1,
-            "held_out": 0 <= self.held_out < 1,
-        }
-        for name, fine in wanted.items():
-            if not fine:
-                raise UsageError(f"{name}: found {getattr(self, name)}; wanted {_RANGES[name]}")
-
-    @property
-    def total_steps(self) -> int:
-        """Updates in both phases together, the unit of progress."""
-        return self.steps + self.rounds * self.fit_steps
 
 
 @dataclass
@@ -143,14 +79,23 @@ class Trainer:
         Raises:
             UsageError: the checkpoint belongs to other sources or another configuration.
         """
-        self.dataset, self.config, self.sources = dataset, config, sources
+        self.dataset, self.config, self.sources = (
+            with_heavy_tails(dataset, config.heavy_tails, config.seed),
+            config,
+            sources,
+        )
         self.checkpoint, self.progress = checkpoint, progress
         torch.manual_seed(config.seed)
         self.network = PriorNetwork(config.shapes)
-        self.transforms = [OrthonormalTransform(g, config.seed + i) for i, g in enumerate(config.transforms)]
+        self.transforms: list[OrthonormalTransform | FixedTransform] = [
+            OrthonormalTransform(g, config.seed + i)
+            if config.joint
+            else FixedTransform(principal_axes(dataset.train, g))
+            for i, g in enumerate(config.transforms)
+        ]
         parameters = [*self.network.parameters(), *(p for t in self.transforms for p in t.parameters())]
         self.optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
-        self.state = _State(shape_of=_by_tails(dataset.train, config.shapes))
+        self.state = _State(shape_of=_by_tails(self.dataset.train, config.shapes))
         self._identity = json.dumps({"config": asdict(config), "sources": sources}, sort_keys=True)
         if checkpoint and checkpoint.exists():
             self._load(checkpoint)
@@ -184,14 +129,14 @@ class Trainer:
             values = matrix.sample(config.weights, rng)
             weight = torch.from_numpy(values / np.sqrt(np.square(values).mean() + 1e-30))
             log2_alpha = rng.uniform(*config.log2_alpha)
-            bases = [t for t in self.transforms if t.skew.shape[0] == matrix.taps]
-            chunk = matrix.taps if bases else _chunk(weight.shape[1])
+            fitting = [t for t in self.transforms if t.size == matrix.taps]
+            chunk = matrix.taps if fitting else _chunk(weight.shape[1])
             jitter = config.chunk_spread * rng.standard_normal((weight.shape[0], weight.shape[1] // chunk))
             importance = torch.from_numpy(np.exp2(log2_alpha + jitter).astype(np.float32))
             shape = torch.tensor(state.shape_of[index])
             options = [
                 rate_distortion(self.network, basis, weight, importance, shape, _RATE_WEIGHT, generator)
-                for basis in ([basis() for basis in bases] or [None])
+                for basis in ([learned() for learned in fitting] or [None])
             ]
             # Each matrix trains the transform that serves it best, as the encoder will choose.
             losses.append(min(options, key=lambda loss: float(loss.total.detach())))
@@ -213,9 +158,8 @@ class Trainer:
     def _fit_round(self) -> None:
         config, state = self.config, self.state
         prior = Prior.from_pmf(self.network.pmf(_REACH))
-        bases = self._bases()
         counts = [
-            self._count(matrix, prior, shape, bases, index)
+            self._count(matrix, prior, shape, index)
             for index, (matrix, shape) in enumerate(zip(self.dataset.train, state.shape_of, strict=True))
         ]
         stacked = torch.from_numpy(np.stack(counts)).reshape(len(counts), -1)
@@ -239,31 +183,30 @@ class Trainer:
         state.round += 1
         fitted = {"round": state.round, "train_bits": round(float(loss.detach()), 5)}
         if self.dataset.held_out:
-            fitted["held_out_bits"] = round(self._held_out_bits(bases), 5)
+            fitted["held_out_bits"] = round(self._held_out_bits(), 5)
         state.curve.append(fitted)
 
-    def _count(
-        self, matrix: WeightMatrix, prior: Prior, shape: int, bases: list[npt.NDArray[np.int16]], index: int
-    ) -> npt.NDArray[np.float32]:
+    def _count(self, matrix: WeightMatrix, prior: Prior, shape: int, index: int) -> npt.NDArray[np.float32]:
         config = self.config
         rng = np.random.default_rng([config.seed, 1, self.state.round, index])
-        fitting = [basis for basis in bases if basis.shape[0] == matrix.taps]
-        basis = min(fitting, key=lambda basis: _log_scale(transform.analyse(matrix.values, basis)), default=None)
-        # Steps from twice to 1/64 of the root mean square: about 0.5 to 7 bits, with a random phase.
-        log2_steps = np.arange(1.0, -6.01, -0.5) + rng.uniform(-0.25, 0.25)
-        return count_points(matrix, log2_steps, prior, shape, basis, config.n_states, config.weights, rng)
+        coefficients = decorrelate(matrix.values, _TYPICAL_BITS, matrix.taps, prior, self._integers(), Parts())
+        finest, coarsest = config.log2_steps
+        half = (coarsest - finest) / (_STEPS - 1) / 2
+        log2_steps = np.linspace(coarsest, finest, _STEPS) + rng.uniform(-half, half)  # with a random phase
+        return count_points(coefficients, log2_steps, prior, shape, config.n_states, config.weights, rng)
 
     @torch.no_grad()
-    def _held_out_bits(self, bases: list[npt.NDArray[np.int16]]) -> float:
+    def _held_out_bits(self) -> float:
         """Mean code length of held-out matrices, each under its best shape."""
         matrices = self.dataset.held_out
         prior = Prior.from_pmf(self.network.pmf(_REACH))
-        counts = np.stack([self._count(matrix, prior, 0, bases, 10**6 + i) for i, matrix in enumerate(matrices)])
+        counts = np.stack([self._count(matrix, prior, 0, 10**6 + i) for i, matrix in enumerate(matrices)])
         flat = torch.from_numpy(counts).reshape(len(counts), -1)
         points = _Points(flat.sum(0) > 0)
         return float((flat[:, points.seen] @ points.bits(self.network).T).min(1).values.sum() / flat.sum())
 
-    def _bases(self) -> list[npt.NDArray[np.int16]]:
+    def _integers(self) -> list[npt.NDArray[np.int16]]:
+        """The transforms as the codec file holds them."""
         with torch.no_grad():
             return [
                 np.rint(t().double().numpy() * (1 << transform.SCALE_BITS)).astype(np.int16) for t in self.transforms
@@ -279,34 +222,20 @@ class Trainer:
             "tensors": {"train": len(self.dataset.train), "held_out": len(self.dataset.held_out)},
             "curve": self.state.curve[:joint:thinned] + self.state.curve[joint:],
         }
-        return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._bases(), provenance)
+        return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._integers(), provenance)
 
     def _save(self) -> None:
-        if not self.checkpoint:
-            return
-        partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
-        torch.save(
-            {
-                "identity": self._identity,
+        if self.checkpoint:
+            state = {
                 "network": self.network.state_dict(),
                 "transforms": [t.state_dict() for t in self.transforms],
                 "optimiser": self.optimiser.state_dict(),
                 "state": asdict(self.state),
-            },
-            partial,
-        )
-        os.replace(partial, self.checkpoint)  # noqa: PTH105  a crash leaves the old checkpoint or the new one
+            }
+            save_state(self.checkpoint, self._identity, state)
 
     def _load(self, path: Path) -> None:
-        try:
-            saved = torch.load(path, weights_only=True)  # runs no code that a file may hold
-            identity = saved["identity"]
-        except Exception as error:  # torch raises half a dozen kinds, some with advice to run the file's code
-            raise FormatError(str(path), f"a file that cannot be read ({type(error).__name__})", _WANTED) from None
-        if identity != self._identity:
-            raise UsageError(
-                f"{path}: belongs to another training run (other sources or configuration); remove it to start over"
-            )
+        saved = load_state(path, self._identity)
         try:
             self.network.load_state_dict(saved["network"])
             for module, state in zip(self.transforms, saved["transforms"], strict=True):
@@ -314,7 +243,7 @@ class Trainer:
             self.optimiser.load_state_dict(saved["optimiser"])
             self.state = _State(**saved["state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FormatError(str(path), f"a damaged state ({type(error).__name__})", _WANTED) from None
+            raise damaged(path, error) from None
 
 
 class _Points:
@@ -349,12 +278,6 @@ def _by_tails(matrices: list[WeightMatrix], shapes: int) -> list[int]:
 def _cosine(done: float) -> float:
     """Share of the learning rate left when this share of the steps is done: the last ones average the noise out."""
     return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _log_scale(coefficients: npt.NDArray[np.float32]) -> float:
-    """Mean log scale of a matrix; the transform that makes it least needs the fewest bits."""
-    spread = Spread.measure(coefficients)
-    return float(spread.rows.mean() + spread.columns.mean())
 
 
 def _chunk(columns: int) -> int:

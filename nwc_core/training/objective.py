@@ -19,7 +19,7 @@ from torch import nn
 
 from nwc_core.training.density import PriorNetwork
 
-_STEP2 = 3 / (2 * math.log(2))  # step^2 per lambda / alpha
+STEP2 = 3 / (2 * math.log(2))  # step^2 per lambda / alpha
 
 
 class OrthonormalTransform(nn.Module):
@@ -29,6 +29,11 @@ class OrthonormalTransform(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.skew = nn.Parameter(0.3 * torch.randn(size, size, generator=generator))
+
+    @property
+    def size(self) -> int:
+        """g."""
+        return int(self.skew.shape[0])
 
     def forward(self) -> torch.Tensor:
         basis: torch.Tensor = torch.linalg.matrix_exp(self.skew - self.skew.T)
@@ -78,7 +83,7 @@ def rate_distortion(
     m, n = weight.shape
     chunk = n // importance.shape[1]
     y = weight if basis is None else (weight.reshape(-1, basis.shape[0]) @ basis.T).reshape(m, n)
-    step = (_STEP2 * rate_weight / importance).sqrt().repeat_interleave(chunk, 1)
+    step = (STEP2 * rate_weight / importance).sqrt().repeat_interleave(chunk, 1)
     noise = 2 * torch.rand(weight.shape, generator=generator) - 1
     points = y / step + noise
     bits = network.bits(points, scale_levels(y) - step.log2(), shape)

@@ -9,7 +9,8 @@ import numpy as np
 from case import MEGABYTE, Case
 from codec_samples import sample_codec
 
-from nwc_core.codec import MAX_CODEC_BYTES, Codec
+from nwc_core.codec import Codec
+from nwc_core.codec_file import MAX_CODEC_BYTES, MAX_FILE_BYTES
 from nwc_core.errors import FormatError, VersionError
 from nwc_core.prior import TABLE_LEVELS
 from nwc_core.safetensors_header import build_header, parse_header
@@ -92,7 +93,14 @@ def _without_codec_metadata() -> bytes:
 Row = tuple[str, Callable[[], bytes], str]
 _ROWS: list[Row] = [
     ("no codec", _without_codec_metadata, "no codec"),
-    ("longer than any codec", lambda: codec() + bytes(MAX_CODEC_BYTES), "more than 131072 bytes"),
+    ("longer than any codec", lambda: codec() + bytes(MAX_FILE_BYTES), "more than 8388608 bytes"),
+    ("longer than its architecture allows", lambda: codec(with_array("prior.freq", np.ones(MAX_CODEC_BYTES, "<u2"), "U16")),
+     "more than 131072 bytes"),
+    ("rest behind the last tensor", lambda: codec() + bytes(MAX_CODEC_BYTES), "where the last tensor ends"),
+    ("a header of 8 MB", lambda: _with_metadata("[" * 8_000_000), "a header of"),
+    ("an unknown architecture", lambda: _about(architecture="x" * 100_000), "architecture 'xxx"),
+    ("an architecture of a list", lambda: _about(architecture=[]), r"architecture \[\]; wanted one of nwc, nwc-paper"),
+    ("one architecture's tensors under the other's name", lambda: _about(architecture="nwc-paper"), "dtype I16"),
     ("metadata that is no JSON", lambda: _with_metadata("{"), "metadata nwc: found an error"),
     ("metadata of a list", lambda: _with_metadata("[]"), r"found \[\]"),
     ("metadata nested 20,000 deep", lambda: _with_metadata("[" * 20_000), "nested"),

@@ -78,7 +78,7 @@ def stream(m: int, n: int, segments: bytes, *, lines: int | None = None, lanes: 
     """One matrix; `vectors` are row steps, column steps, row scales, column scales."""
     rows, columns, row_scales, column_scales = (*vectors, *(vector(m), vector(n), vector(m), vector(n))[len(vectors) :])
     out = ByteWriter()
-    for field in (0, 0, transform, 0, lanes):
+    for field in (0, 0, transform, 0, 0, lanes):
         out.u8(field)
     out.f32(1.0)
     out.raw(rows + columns)

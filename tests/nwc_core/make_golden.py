@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from codec_samples import bits_of, gaussian, random_bits, sample_codec
 
+from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.codec import Codec
 from nwc_core.dtypes import DTYPES
 from nwc_core.encoded import EncodedTensor
@@ -21,7 +23,7 @@ from nwc_core.matrices import Layout
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream
 from nwc_core.rans import encode_segment
 from nwc_core.scales import Scales
-from nwc_core.transform import MAX_STEP_RANGE
+from nwc_core.synthesis import MAX_STEP_RANGE
 from nwc_core.trellis import search, transitions
 from nwc_core.wire import ByteWriter
 
@@ -38,6 +40,11 @@ def _outliers() -> torch.Tensor:
     return weight
 
 
+def _few_directions() -> torch.Tensor:
+    """Noise, and three directions in which all rows are strong."""
+    return gaussian(200, 64, seed=9) + gaussian(200, 3, seed=10) @ gaussian(3, 64, seed=11)
+
+
 def encoded_by_the_codec(codec: Codec) -> dict[str, EncodedTensor]:
     """What the encoder writes today: every preset, float type and kind of layout."""
     ramp = torch.logspace(-2, 2, 64)
@@ -45,10 +52,11 @@ def encoded_by_the_codec(codec: Codec) -> dict[str, EncodedTensor]:
     hole[1] = 0
     return {
         "f32-default": codec.encode(gaussian(64, 48), 4.0),
-        "f16-fast-rows": codec.encode((gaussian(64, 48, seed=1) * ramp[:, None]).half(), 3.0, "fast"),
-        "bf16-scalar-columns": codec.encode((gaussian(48, 64, seed=3) * ramp).bfloat16(), 5.0, "scalar"),
-        "f64-max": codec.encode(gaussian(48, 48, seed=4).double(), 2.0, "max"),
+        "f16-fast-rows": codec.encode((gaussian(64, 48, seed=1) * ramp[:, None]).half(), 3.0, preset="fast"),
+        "bf16-scalar-columns": codec.encode((gaussian(48, 64, seed=3) * ramp).bfloat16(), 5.0, preset="scalar"),
+        "f64-max": codec.encode(gaussian(48, 48, seed=4).double(), 2.0, preset="max"),
         "conv-transform": codec.encode(_smooth(16, 16, 3, 3), 3.0),
+        "basis": codec.encode(_few_directions(), 3.0),
         "conv-hwio": codec.encode(gaussian(3, 3, 12, 16, seed=5), 2.5),
         "experts-one-zero": codec.encode(hole, 1.5),
         "raw-bits": codec.encode(gaussian(32, 40, seed=7), 14.0),
@@ -58,7 +66,17 @@ def encoded_by_the_codec(codec: Codec) -> dict[str, EncodedTensor]:
 
 
 def _by_hand(
-    codec: Codec, m: int, n: int, *, n_states: int, transform: int, by_columns: bool, lanes: int, lines: int, shape: int
+    codec: Codec,
+    m: int,
+    n: int,
+    *,
+    n_states: int,
+    transform: int = 0,
+    bases: tuple[Basis, ...] = (),
+    by_columns: bool = False,
+    lanes: int,
+    lines: int,
+    shape: int,
 ) -> EncodedTensor:
     """A stream that uses what the format has and the encoder does not yet choose: step exponents, scans, segments."""
     rng = np.random.default_rng(m * n + n_states)
@@ -68,11 +86,12 @@ def _by_hand(
         shape=shape,
         n_states=n_states,
         transform=transform,
+        bases=bases,
         by_columns=by_columns,
         lanes=lanes,
         step=np.float32(0.0123),
         row_exponent=rng.integers(-20, 21, m).astype(np.int32),
-        column_exponent=rng.integers(0, MAX_STEP_RANGE + 1 if transform else 129, n).astype(np.int32),
+        column_exponent=rng.integers(0, MAX_STEP_RANGE + 1 if transform or bases else 129, n).astype(np.int32),
         scales=Scales(30, rng.integers(-9, 10, m).astype(np.int32), rng.integers(-3, 4, n).astype(np.int32), 1, 3),
         lines=lines,
     )
@@ -92,15 +111,38 @@ def _by_hand(
 
 def encoded_by_hand(codec: Codec) -> dict[str, EncodedTensor]:
     return {
-        "hand-columns": _by_hand(codec, 30, 21, n_states=16, transform=0, by_columns=True, lanes=7, lines=4, shape=1),
-        "hand-rows": _by_hand(codec, 21, 30, n_states=32, transform=0, by_columns=False, lanes=32, lines=5, shape=0),
-        "hand-transform": _by_hand(
-            codec, 20, 36, n_states=64, transform=1, by_columns=False, lanes=3, lines=20, shape=1
-        ),
+        "hand-columns": _by_hand(codec, 30, 21, n_states=16, by_columns=True, lanes=7, lines=4, shape=1),
+        "hand-rows": _by_hand(codec, 21, 30, n_states=32, lanes=32, lines=5, shape=0),
+        "hand-transform": _by_hand(codec, 20, 36, n_states=64, transform=1, lanes=3, lines=20, shape=1),
         "hand-transform-columns": _by_hand(
             codec, 33, 18, n_states=128, transform=1, by_columns=True, lanes=1, lines=7, shape=0
         ),
+        "hand-bases": _by_hand(
+            codec,
+            *(24, 36),
+            n_states=8,
+            transform=1,
+            bases=(Basis(COLUMNS, _vectors(9, 8)), Basis(ROWS, _vectors(24, 3))),
+            lanes=2,
+            lines=9,
+            shape=1,
+        ),
+        "hand-basis-columns": _by_hand(
+            codec,
+            10,
+            50,
+            n_states=4,
+            bases=(Basis(COLUMNS, _vectors(50, 4)),),
+            by_columns=True,
+            lanes=5,
+            lines=50,
+            shape=0,
+        ),
     }
+
+
+def _vectors(size: int, rank: int) -> npt.NDArray[np.int32]:
+    return np.tril(np.random.default_rng(size).integers(1, 30, (size, rank))).astype(np.int32)
 
 
 def encoded_without_loss() -> dict[str, EncodedTensor]:

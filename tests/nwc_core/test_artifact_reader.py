@@ -83,7 +83,7 @@ def test_opening_takes_three_requests_and_the_codec_is_read_once_per_process(mon
     kinds = [f"{verb} {key.split('-')[0]}" for verb, key in store.requests]
     assert kinds == ["get manifest.json", "get index", "get codec", "get manifest.json", "get index"]
     for number in range(20):
-        other = dataclasses.replace(gaussian_codec(), provenance={"number": number})
+        other = nwc.Codec.of(gaussian_codec().coder, {"number": number})
         ref = put_object(store, "codec", other.to_bytes())
         assert codec_cache.CodecSource(ref, None, artifact.read_object, "x").get().digest == ref.sha256
     assert len(codec_cache._codecs) < 20
@@ -93,7 +93,7 @@ def test_a_codec_at_hand_must_be_the_right_one() -> None:
     store = make_artifact(TENSORS)
     del store.objects[next(key for key in store.objects if key.startswith("codec"))]
     assert same(nwc.open(store, codec=gaussian_codec()).get_tensor("half"), TENSORS["half"])
-    other = dataclasses.replace(gaussian_codec(), provenance={"trained": "elsewhere"})
+    other = nwc.Codec.of(gaussian_codec().coder, {"trained": "elsewhere"})
     with pytest.raises(FormatError, match="the codec given"):
         nwc.open(store, codec=other)
 

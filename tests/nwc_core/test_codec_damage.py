@@ -124,6 +124,7 @@ def _body(
     shape: int = 0,
     states: int = 0,
     transform: int = 0,
+    bases: int = 0,
     scan: int = 0,
     lanes: int = 1,
     step: float = 1.0,
@@ -131,7 +132,7 @@ def _body(
 ) -> bytes:
     """A body with a valid header of an m x n matrix, and `rest` in the place of the segments."""
     out = ByteWriter()
-    for field in (shape, states, transform, scan, lanes):
+    for field in (shape, states, transform, bases, scan, lanes):
         out.u8(field)
     out.f32(step)
     _vector(out, m)
@@ -179,6 +180,7 @@ def _zeros(count: int) -> object:
         ({"states": 9}, "trellis states"),
         ({"transform": 1}, "transform 1 for 8 columns"),
         ({"transform": 2}, "transform 2"),
+        ({"bases": 3}, "3 bases"),
         ({"scan": 2}, "scan 2"),
         ({"lanes": 0}, "0 lanes"),
         ({"lanes": 33}, "33 lanes"),

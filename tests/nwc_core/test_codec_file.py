@@ -30,16 +30,14 @@ def test_the_codec_file(tmp_path: Path) -> None:
         Codec.load(tmp_path / "other.safetensors")
 
 
-def test_shipped_codecs_load_and_work() -> None:
-    assert "default" in Codec.available()
-    for name in Codec.available():
-        codec = Codec.load(name)
-        assert len(codec.to_bytes()) <= MAX_CODEC_BYTES
-        weight = gaussian(128, 256)
-        encoded = codec.encode(weight, 4.0)
-        assert encoded.mse is not None
-        assert encoded.bits_per_weight - 0.5 * math.log2(1 / encoded.mse) < 0.16
-        assert torch.equal(codec.decode(encoded), codec.decode(EncodedTensor.from_bytes(encoded.to_bytes())))
+def test_the_default_codec_loads_and_works() -> None:
+    codec = Codec.load("default")
+    assert codec.architecture == "nwc"
+    assert len(codec.to_bytes()) <= MAX_CODEC_BYTES
+    encoded = codec.encode(gaussian(128, 256), 4.0)
+    assert encoded.mse is not None
+    assert encoded.bits_per_weight - 0.5 * math.log2(1 / encoded.mse) < 0.16
+    assert torch.equal(codec.decode(encoded), codec.decode(EncodedTensor.from_bytes(encoded.to_bytes())))
 
 
 def test_another_codec_does_not_decode_it() -> None:

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from nwc_core.errors import FormatError
 from nwc_core.prior import (
+    ESCAPE,
+    ESCAPE_FLAG,
     LEVELS,
     MAX_HALF_WIDTH,
     OCTAVE,
+    PRECISION,
     RATE_SPAN,
     TABLE_LEVELS,
     TOTAL,
@@ -61,7 +64,15 @@ def test_tables_are_complete_and_symmetric(prior: Prior) -> None:
             assert (row[:escape] == row[:escape][::-1]).all()
             slots = np.concatenate([[0], np.cumsum(row[: escape + 1])])
             assert (tables.start[table, : escape + 1] == slots[:-1]).all()
-            assert (np.searchsorted(slots, np.arange(TOTAL), side="right") - 1 == tables.symbol[table]).all()
+            owner = np.searchsorted(slots, np.arange(TOTAL), side="right") - 1
+            owned = tables.slots[table << PRECISION :][:TOTAL]
+            assert (owned == np.where(owner == escape, ESCAPE, owner - zero)).all()
+            k = np.arange(-128, 128)
+            symbol = np.where((k >= -zero) & (k < escape - zero), k + zero, escape)
+            entry = tables.entries[(table << 8) + (k & 255)]
+            assert (entry >> 16 == row[symbol]).all()
+            assert (entry & TOTAL - 1 == tables.start[table, symbol]).all()
+            assert ((entry & ESCAPE_FLAG > 0) == (symbol == escape)).all()
 
 
 def test_tables_follow_the_density_that_they_were_made_from(prior: Prior) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from unittest.mock import patch
 
 import constriction
 import numpy as np
@@ -12,9 +14,10 @@ from codec_samples import sample_codec, sigma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nwc_core import rans
 from nwc_core.errors import FormatError
 from nwc_core.prior import LEVELS, OCTAVE, PRECISION, TABLE_LEVELS, TOTAL, raw_bits
-from nwc_core.rans import MAX_LANES, Segment, decode_segment, encode_segment
+from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment, encode_segment
 from nwc_core.trellis import STATES, transitions
 
 Points = npt.NDArray[np.int32]
@@ -61,6 +64,63 @@ def test_round_trip(
     segment = encode_segment(points, level, lanes, move, tables)
     assert (decode_segment(segment, level, move, tables, "x") == points).all()
     assert segment.states.size == lanes
+
+
+def same(a: Segment, b: Segment) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("states", "words", "escapes"))
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    count=st.integers(1, 700),
+    lanes=st.integers(1, MAX_LANES),
+    n_states=st.sampled_from(STATES),
+    levels=st.tuples(st.integers(0, LEVELS - 1), st.integers(0, LEVELS - 1)),
+    stretch=st.sampled_from([0.0, 1.0, 3.0, 100.0]),
+    pieces=st.lists(st.integers(1, 8), max_size=6),
+    seed=st.integers(0, 1 << 30),
+)
+def test_vectors_and_single_points_give_the_same_words_and_points(
+    count: int, lanes: int, n_states: int, levels: tuple[int, int], stretch: float, pieces: list[int], seed: int
+) -> None:
+    level = np.random.default_rng(seed).integers(min(levels), max(levels) + 1, count).astype(np.uint8)
+    points = follow(draw(count, level, seed, stretch), lanes, n_states)
+    tables, move = sample_codec().prior.tables[0], transitions(n_states)
+    with patch.object(rans, "_FEWEST_LANES", MAX_LANES + 1):
+        plain = encode_segment(points, level, lanes, move, tables)
+        assert (decode_segment(plain, level, move, tables, "x") == points).all()
+    with patch.object(rans, "_FEWEST_LANES", 1):
+        assert same(encode_segment(points, level, lanes, move, tables), plain)
+        # In pieces of whole steps, the last one whatever is left.
+        cuts = [cut for cut in np.cumsum([0, *pieces]) * lanes if cut < count]
+        decoder, found = Decoder(plain, move, tables, "x"), np.empty(count, np.int32)
+        for first, last in itertools.pairwise([*cuts, count]):
+            decoder.decode(level[first:last], found[first:last])
+        decoder.finish()
+        assert (found == points).all()
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data())
+def test_hostile_streams_get_the_same_answer_from_both(data: st.DataObject) -> None:
+    """Random words and states, so that every index that a vector looks up is as far out as it can be."""
+    seed, lanes = data.draw(st.integers(0, 1 << 30)), data.draw(st.integers(1, MAX_LANES))
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, data.draw(st.sampled_from([30, TABLE_LEVELS, LEVELS])), 300).astype(np.uint8)
+    words = rng.integers(0, 1 << 16, data.draw(st.integers(0, 600))).astype(np.uint16)
+    states = rng.integers(0, 1 << 32, lanes, dtype=np.uint32)
+    segment = Segment(states, words, rng.integers(-(1 << 21), 1 << 21, data.draw(st.integers(0, 300))).astype(np.int32))
+    outcomes = []
+    for lanes_for_vectors in (1, MAX_LANES + 1):
+        with patch.object(rans, "_FEWEST_LANES", lanes_for_vectors):
+            points = np.zeros(level.size, np.int32)
+            decoder = Decoder(segment, transitions(8), sample_codec().prior.tables[0], "x")
+            try:
+                decoder.decode(level, points)
+                outcomes.append(points.tolist())
+            except FormatError as error:
+                outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.parametrize("level", range(LEVELS))

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from nwc_core.codec import MAX_CODEC_BYTES, Codec
+from nwc_core.decorrelate import Parts
 from nwc_core.errors import UsageError
+from nwc_core.nwc_coder import NwcCoder
 from nwc_core.prior import LEVEL_ZERO, OCTAVE, TABLE_LEVELS, Prior
 from nwc_core.training.dataset import WeightDataset, build_dataset
 from nwc_core.training.density import PriorNetwork
@@ -86,9 +88,12 @@ def test_codec_is_small_and_comes_back(codec: Codec) -> None:
 def test_learned_transform_pays_on_kernels_it_never_saw(codec: Codec) -> None:
     weight = smooth_kernels(64, 99)
     variance = float(weight.var())
-    plain = Codec(codec.prior, [], {})
+    learned, plain = (
+        Codec.of(NwcCoder(codec.prior, codec.transforms, Parts(bases=False, transforms=tried)), {})
+        for tried in (True, False)
+    )
     gaps = []
-    for candidate in (codec, plain):
+    for candidate in (learned, plain):
         encoded = candidate.encode(weight, 4.0)
         error = float((candidate.decode(encoded) - weight).square().mean())
         gaps.append(encoded.bits_per_weight + 0.5 * np.log2(error / variance))

@@ -30,10 +30,73 @@ def point_costs(
     return (u.astype(np.float64) - n) ** 2 + float(trellis._rate_multiplier(n_states)) * bits
 
 
+def own_candidates(u: Weights, level: Levels, n_states: int) -> npt.NDArray[np.int32]:
+    """[N, 4] the one point of each class n mod 4 that the search looks at, in its own arithmetic."""
+    pull = np.clip(u * trellis._pulls(n_states)[level], -trellis._MAX_PULL, trellis._MAX_PULL)
+    c = np.arange(4, dtype=np.float32)
+    quarters = np.floor(((u - pull)[:, None] - c) * np.float32(0.25) + np.float32(0.5))
+    return 4 * quarters.astype(np.int32) + np.arange(4, dtype=np.int32)
+
+
+def plain_search(u: Weights, level: Levels, shape: int, n_states: int) -> npt.NDArray[np.int32]:
+    """What `search` does in one lane, step by step and in the same float32: its results to the last bit and tie."""
+    candidates, move = own_candidates(u, level, n_states), transitions(n_states)
+    at = np.clip((candidates >> raw_bits(level)[:, None]) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
+    off = u[:, None] - candidates.astype(np.float32)
+    metric = off * off + trellis._rate_multiplier(n_states) * TABLES[shape].rate[level[:, None], at]
+    ways = [
+        [(s, 2 * p + (s & 1)) for s in range(n_states) for p in (0, 1) if move[s, p] == new] for new in range(n_states)
+    ]
+    cost, chosen = np.full(n_states, np.float32(1e30)), []
+    cost[0] = 0
+    for t in range(u.size):
+        if t % trellis._RENORMALISE == 0:
+            cost = cost - cost.min()
+        both = np.array([[cost[s] + metric[t, c] for s, c in entering] for entering in ways], np.float32)
+        chosen.append(both.argmin(1))  # the first where both are equal
+        cost = both.min(1)
+    state, points = int(cost.argmin()), np.empty(u.size, np.int32)
+    for t in range(u.size - 1, -1, -1):
+        state, c = ways[state][chosen[t][state]]
+        points[t] = candidates[t, c]
+    return points
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n_states=st.sampled_from(STATES),
+    lanes=st.integers(1, MAX_LANES),
+    count=st.integers(1, 200),
+    levels=st.sampled_from([(0, 20), (24, 70), (0, LEVELS - 1), (90, LEVELS - 1)]),
+    grid=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_search_in_vectors_is_the_plain_search(
+    n_states: int, lanes: int, count: int, levels: tuple[int, int], grid: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    level = rng.integers(levels[0], levels[1] + 1, count).astype(np.uint8)
+    u = (rng.standard_normal(count) * [min(sigma(int(lev)), 2e4) for lev in level]).astype(np.float32)
+    if grid:  # half way between points, where paths tie
+        u = np.rint(u / np.float32(grid)) * np.float32(grid)
+    points = search(u, level, lanes, n_states, TABLES[1])
+    assert points.shape == u.shape
+    for lane in range(min(lanes, count)):
+        mine = slice(lane, None, lanes)
+        assert (points[mine] == plain_search(u[mine], level[mine], 1, n_states)).all()
+
+
+@pytest.mark.parametrize("n_states", [1, 8])
+def test_search_in_vectors_past_the_renormalisation(n_states: int) -> None:
+    rng = np.random.default_rng(8)
+    level = rng.integers(0, 80, 300).astype(np.uint8)
+    u = (rng.standard_normal(300) * [sigma(int(lev)) for lev in level]).astype(np.float32)
+    assert (search(u, level, 1, n_states, TABLES[0]) == plain_search(u, level, 0, n_states)).all()
+
+
 def own_costs(u: Weights, level: Levels, shape: int, n_states: int) -> npt.NDArray[np.float64]:
     """[N, 4] cost of the one point of each class n mod 4 that the search looks at."""
-    pulls = trellis._pulls(n_states)[level]
-    points = np.array([[trellis._nearest(v, pull, c) for c in range(4)] for v, pull in zip(u, pulls, strict=True)])
+    points = own_candidates(u, level, n_states)
     assert (points % 4 == np.arange(4)).all()
     return np.stack([point_costs(u, points[:, c], level, shape, n_states) for c in range(4)], axis=1)
 

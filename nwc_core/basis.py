@@ -1,0 +1,169 @@
+"""A matrix's own orthonormal basis: a product of Householder reflections, coded with the matrix.
+
+Rows of embeddings, and the linear layers of many models, concentrate in a few directions that no scale per row and
+column can express. A basis turns the first r coordinates into those directions. It is the product
+
+    Q = H_1 H_2 ... H_r,   H_j = I - 2 u_j u_j' / (u_j' u_j),   u_j zero above its j-th entry
+
+of reflections whose vectors are small integers. However coarse they are, Q is orthonormal: a coarse vector only points
+a little off the best direction, so a few bits per entry do, and the error of the coefficients stays the error of the
+weights. Q costs r * size entries of side information and 2 r multiplications per weight.
+
+Decoding applies Q' = I - U B, B = T' U' in the compact form of Schreiber and Van Loan (1989), with B rounded to units of
+2^-SHIFT. All sums are sums of integers in float64 that stay below 2^53, so they are exact, whatever adds them in
+whatever order: a fast matrix product on any device gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from nwc_core import intvector
+from nwc_core.blas import one_thread
+from nwc_core.exact import check_exact
+from nwc_core.kernels import kernel
+from nwc_core.prior import TABLE_LEVELS, Prior
+from nwc_core.rans import Segment, decode_segment, encode_segment
+from nwc_core.trellis import transitions
+from nwc_core.wire import ByteReader, ByteWriter
+
+COLUMNS, ROWS = 0, 1
+MAX_RANK = 128  # decoding costs 2 r multiplications per weight
+SHIFT = 24
+_MAX_ENTRY = 1 << 16  # of a vector; finer ones would gain nothing
+_DENSE = 32  # up to this size one product with all of Q' is the quickest
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """An orthonormal basis of one axis.
+
+    Attributes:
+        axis: COLUMNS, of groups of `size` neighbouring columns, or ROWS, of all `size` rows.
+        vectors: [size, r] int32, the u_j as columns, each zero above row j and not zero altogether.
+    """
+
+    axis: int
+    vectors: npt.NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        return int(self.vectors.shape[0])
+
+    @property
+    def rank(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @cached_property
+    def factors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(U [size, r], B [r, size]), both of integers; Q' = I - U B / 2^SHIFT."""
+        u = self.vectors.astype(np.float64)
+        return u, np.rint(_compact(u, u.T @ u) * float(1 << SHIFT))
+
+    @cached_property
+    def growth(self) -> float:
+        """By how much `synthesise` can enlarge the greatest magnitude."""
+        u, b = self.factors
+        return float(1 << SHIFT) + float((np.abs(u).sum(0) @ np.abs(b)).max())
+
+    def analyse(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Coefficients [m, n] of weights [m, n]: rows times Q, or Q' times columns."""
+        u, b = self.factors[0].astype(np.float32), (self.factors[1] * 2.0**-SHIFT).astype(np.float32)
+        coefficients: npt.NDArray[np.float32]
+        with one_thread():  # for the same coefficients everywhere; decoding's sums are exact
+            if self.axis == ROWS:
+                coefficients = np.subtract(weight, u @ (b @ weight), dtype=np.float32)
+            else:
+                rows = weight.reshape(-1, self.size)
+                coefficients = np.subtract(rows, (rows @ b.T) @ u.T, dtype=np.float32)
+        return coefficients.reshape(weight.shape)
+
+    def synthesise(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Rows times Q', or Q times columns, in units of 2^-SHIFT, for integers [m, n]; exact.
+
+        Raises:
+            Inexact: the integers are too large.
+        """
+        check_exact(values, self.growth)
+        u, b = self.factors
+        one = float(1 << SHIFT)
+        weights: npt.NDArray[np.float64]
+        if self.axis == ROWS:
+            weights = values * one - b.T @ (u.T @ values)
+            return weights
+        rows = values.reshape(-1, self.size)
+        dense = self.size <= _DENSE
+        weights = rows @ (np.eye(self.size) * one - u @ b) if dense else rows * one - (rows @ u) @ b
+        return weights.reshape(values.shape)
+
+    def write(self, out: ByteWriter, prior: Prior) -> None:
+        """u8 axis, varint size, varint r, u8 shape, a u8 level for each vector, then their entries as one segment."""
+        entries = [self.vectors[j:, j].astype(np.int64) for j in range(self.rank)]
+        costs = intvector.table_costs(entries, prior)  # [shapes, r, levels]
+        shape = int(costs.min(2).sum(1).argmin())
+        levels = costs[shape].argmin(1)
+        out.u8(self.axis)
+        out.varint(self.size)
+        out.varint(self.rank)
+        out.u8(shape)
+        out.raw(levels.astype(np.uint8).tobytes())
+        points = (2 * np.concatenate(entries)).astype(np.int32)
+        level = np.repeat(levels, [vector.size for vector in entries]).astype(np.uint8)
+        segment = encode_segment(points, level, 1, transitions(1), prior.tables[shape])
+        intvector.write_segment_sizes(out, segment)
+        intvector.write_segment(out, segment)
+
+    @classmethod
+    def read(cls, reader: ByteReader, m: int, n: int, prior: Prior) -> Basis:
+        """Read a basis of a matrix [m, n]."""
+        axis, size, rank = reader.u8(), reader.varint(), reader.varint()
+        fits = {COLUMNS: size >= 2 and n % size == 0, ROWS: size == m}
+        if not fits.get(axis, False):
+            raise reader.fail(f"a basis of size {size} for axis {axis} of [{m}, {n}]", "one that fits")
+        # Vectors take no more memory than the weights do.
+        if not 1 <= rank <= min(size - 1, MAX_RANK) or rank * size > max(m * n, size * size if size <= 64 else 0):
+            raise reader.fail(f"{rank} vectors of {size} for [{m}, {n}]", f"1 to {min(size - 1, MAX_RANK)}")
+        shape, levels = reader.u8(), np.frombuffer(reader.raw(rank), np.uint8)
+        if shape >= prior.shapes or int(levels.max()) >= TABLE_LEVELS:
+            raise reader.fail(f"table shape {shape}, level {levels.max()}", f"below {prior.shapes} and {TABLE_LEVELS}")
+        lengths = size - np.arange(rank)
+        segment = intvector.read_segment(reader, 1, *intvector.read_segment_sizes(reader, int(lengths.sum())))
+        level = np.repeat(levels, lengths)
+        vectors = cls._unpack(segment, level, size, rank, prior, shape, reader.where)
+        if int(np.abs(vectors).max()) >= _MAX_ENTRY or not vectors.any(0).all():
+            raise reader.fail("a basis vector of zeros or of huge entries", f"entries below {_MAX_ENTRY}, not all 0")
+        return cls(axis, vectors)
+
+    @staticmethod
+    def _unpack(
+        segment: Segment, level: npt.NDArray[np.uint8], size: int, rank: int, prior: Prior, shape: int, where: str
+    ) -> npt.NDArray[np.int32]:
+        points = decode_segment(segment, level, transitions(1), prior.tables[shape], f"{where}, basis")
+        vectors = np.zeros((rank, size), np.int32)
+        vectors[np.arange(size)[None, :] >= np.arange(rank)[:, None]] = points >> 1
+        return np.ascontiguousarray(vectors.T)
+
+
+@kernel
+def _compact(u, gram):  # type: ignore[no-untyped-def]
+    """T' U' [r, size] of the product of reflections I - U T U', every sum in one fixed order."""
+    size, rank = u.shape
+    t = np.zeros((rank, rank))
+    for j in range(rank):
+        tau = 2.0 / gram[j, j]
+        t[j, j] = tau
+        for i in range(j):
+            total = 0.0
+            for k in range(i, j):
+                total += t[i, k] * gram[k, j]
+            t[i, j] = -tau * total
+    out = np.zeros((rank, size))
+    for i in range(rank):
+        for k in range(i + 1):
+            for column in range(size):
+                out[i, column] += t[k, i] * u[column, k]
+    return out
