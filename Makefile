@@ -41,8 +41,9 @@ lint: $(INSTALLED) ## Check style, format and types
 	@ln -sfn ../workflows .names/nwc_workflows
 	$(VENV)/bin/mypy $(addprefix -p ,$(PACKAGES))
 
-bench: $(INSTALLED) ## Measure the codec's speed and rate beside zstd and memcpy
-	$(VENV)/bin/nwc bench codec
+bench: $(INSTALLED) ## Measure rate and distortion (tables and plots in bench-out), then speed beside zstd and memcpy
+	$(VENV)/bin/nwc bench codec --out bench-out
+	$(VENV)/bin/nwc bench speed
 
 clean: ## Remove caches and outputs (the environment stays)
 	rm -rf .names .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist nwc.egg-info demo-out bench-out

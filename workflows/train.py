@@ -13,6 +13,7 @@ from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
 from nwc_core.training.dataset import WeightDataset, build_dataset
 from nwc_core.training.loop import Progress, Trainer, TrainingConfig
+from nwc_core.training.reference import ReferenceConfig, ReferenceTrainer
 from nwc_workflows.sources import Checkpoint, open_checkpoint, read_bytes, to_tensor
 
 _CHUNK = 1 << 24
@@ -67,13 +68,15 @@ def load_dataset(sources: list[TrainingSource], held_out: float, seed: int) -> W
 
 
 def train(
-    sources: list[TrainingSource], config: TrainingConfig, work: Path | None, progress: Progress
-) -> tuple[Codec, Trainer]:
-    """Train, saving to and resuming from `work` (a file) if given."""
+    sources: list[TrainingSource], config: TrainingConfig | ReferenceConfig, work: Path | None, progress: Progress
+) -> Codec:
+    """Train a codec of the architecture that the configuration is for, saving to and resuming from `work` if given."""
     torch.set_num_threads(1)  # sums split over threads would make the codec depend on their number
     described = [{"name": source.name, "sha256": source.sha256} for source in sources]
-    trainer = Trainer(load_dataset(sources, config.held_out, config.seed), config, described, work, progress)
-    return trainer.run(), trainer
+    dataset = load_dataset(sources, config.held_out, config.seed)
+    if isinstance(config, ReferenceConfig):
+        return ReferenceTrainer(dataset, config, described, work, progress).run()
+    return Trainer(dataset, config, described, work, progress).run()
 
 
 def _tensors(sources: list[TrainingSource]) -> Iterator[tuple[str, torch.Tensor]]:

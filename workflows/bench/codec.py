@@ -1,136 +1,112 @@
-"""Rate, distortion and speed of a codec, from bytes written and in one run on one core."""
+"""Running the rate-distortion benchmark: every contender at every rate, on sources and on the tensors of checkpoints."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from nwc_core.codec import Codec
-from nwc_core.encoded import EncodedTensor
-from nwc_core.lossless import tensor_bytes
-from nwc_core.matrices import Layout
-from nwc_core.matrix_stream import MatrixStream
-from nwc_core.prior import RATE_SPAN, raw_bits
-from nwc_core.wire import ByteReader
+from nwc_core.codec import MIN_LOSSY_WEIGHTS, lossy_candidate
+from nwc_core.matrices import Layout, default_layout
+from nwc_workflows.bench.results import CodecBench, CodecResults, Points, SourceResult, TensorResult
+from nwc_workflows.bench.sources import SOURCES, Source
+from nwc_workflows.sources import SourceTensor, read_bytes, to_tensor
+from nwc_workflows.train import TrainingSource
 
-ZSTD_LEVEL = 3
-_REPEATS = 5
+SEED = 0  # of the sources' samples and of the choice of rows
+
+OnProgress = Callable[[float], None]
 
 
-@dataclass(frozen=True)
-class RatePoint:
-    """One tensor coded at one rate.
+def run(
+    bench: CodecBench,
+    sources: Sequence[Source],
+    size: tuple[int, int],
+    checkpoints: Sequence[TrainingSource],
+    on_progress: OnProgress,
+) -> CodecResults:
+    """Measure everything, one encoding after the other on one thread.
 
-    Attributes:
-        preset, wanted: what was asked for.
-        bits: per weight, all bytes of the coded tensor.
-        mse: mean squared error over the variance.
-        ideal_bits: code length of the points under the tables that coded them, without any side information.
+    Args:
+        bench: contenders and rates.
+        sources: `size` [rows, columns] samples of each are coded.
+        checkpoints: every tensor of theirs that the lossy coder takes is coded.
+        on_progress: gets encodings as they are done, of `encodings` in all.
     """
-
-    preset: str
-    wanted: float
-    bits: float
-    mse: float
-    ideal_bits: float
-
-    @property
-    def gap(self) -> float:
-        """Bits per weight above the rate-distortion function of a Gaussian of this variance, 1/2 log2(1/D)."""
-        return self.bits + 0.5 * math.log2(self.mse)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast something went through a tensor once; the fastest of several runs.
-
-    Attributes:
-        what: the operation.
-        seconds: wall time.
-        weights: of the tensor.
-        nbytes: of its result, where that is a compressed form.
-    """
-
-    what: str
-    seconds: float
-    weights: int
-    nbytes: int | None = None
-
-    @property
-    def weights_per_second(self) -> float:
-        return self.weights / self.seconds
+    torch.set_num_threads(1)
+    for contender in bench.contenders:  # kernels are compiled before anything is timed
+        setting = contender.settings(bench.rates)[0]
+        contender.measure(SOURCES["gaussian"].sample((64, 64), SEED), default_layout((64, 64)), setting)
+    on_sources = [_code_source(bench, source, size, on_progress) for source in sources]
+    tensors: list[TensorResult] = []
+    lossless: list[str] = []
+    for checkpoint in checkpoints:
+        for tensor in lossy_tensors(checkpoint):
+            found = _code_tensor(bench, checkpoint, tensor, on_progress)
+            if found:
+                tensors.append(found)
+            else:
+                lossless.append(f"{checkpoint.name}/{tensor.name}")
+    return CodecResults(bench, on_sources, tensors, checkpoints, lossless)
 
 
-def rate_points(codec: Codec, weight: torch.Tensor, presets: list[str], rates: list[float]) -> list[RatePoint]:
-    """Code a tensor at every rate with every preset, from bytes and back."""
+def encodings(bench: CodecBench, sources: Sequence[Source], checkpoints: Sequence[TrainingSource]) -> int:
+    """How many encodings `run` makes at most."""
+    tensors = sum(len(lossy_tensors(checkpoint)) for checkpoint in checkpoints)
+    of_a_source = sum(len(contender.settings(bench.rates)) for contender in bench.contenders)
+    of_a_tensor = sum(len(bench.tensor_settings(contender)) for contender in bench.contenders)
+    return len(sources) * of_a_source + tensors * of_a_tensor
+
+
+def lossy_tensors(checkpoint: TrainingSource) -> list[SourceTensor]:
+    """The tensors that the lossy coder takes."""
+    return [tensor for tensor in checkpoint.checkpoint.tensors if lossy_candidate(tensor.dtype.name, tensor.shape)]
+
+
+def sample_rows(tensor: torch.Tensor, layout: Layout, max_weights: int) -> torch.Tensor:
+    """A fixed random sample of whole rows, of every matrix that the layout sees: about `max_weights` weights in all."""
+    axis = layout.order[layout.batch]
+    size = tensor.shape[axis]
+    inner = tensor.numel() // size
+    count = max(2, max_weights // inner, -(-MIN_LOSSY_WEIGHTS // inner))
+    if count >= size:
+        return tensor
+    rows = torch.randperm(size, generator=torch.Generator().manual_seed(SEED))[:count]
+    return tensor.index_select(axis, rows.sort().values)
+
+
+def _code_source(bench: CodecBench, source: Source, size: tuple[int, int], on_progress: OnProgress) -> SourceResult:
+    weight, layout = source.sample(size, SEED), default_layout(size)
+    points: Points = {contender.label: [] for contender in bench.contenders}
+    for contender in bench.contenders:
+        for setting in contender.settings(bench.rates):
+            measured = contender.measure(weight, layout, setting)
+            if measured is not None:
+                points[contender.label].append(measured)
+            on_progress(1)
+    return SourceResult(source, size, points)
+
+
+def _code_tensor(
+    bench: CodecBench, checkpoint: TrainingSource, tensor: SourceTensor, on_progress: OnProgress
+) -> TensorResult | None:
+    """None if a contender codes it without loss at any of the rates: all are compared on the same tensors."""
+    layout = default_layout(tensor.shape)
+    weight = to_tensor(read_bytes(checkpoint.checkpoint, tensor), tensor.dtype, tensor.shape)
+    if bench.max_weights:
+        weight = sample_rows(weight, layout, bench.max_weights)
     variance = float(weight.double().var(correction=0))
-    points = []
-    for preset in presets:
-        for wanted in rates:
-            raw = codec.encode(weight, wanted, preset=preset).to_bytes()
-            encoded = EncodedTensor.from_bytes(raw)
-            error = codec.decode(encoded).double() - weight.double()
-            mse = float(error.square().mean()) / variance
-            points.append(RatePoint(preset, wanted, 8 * len(raw) / weight.numel(), mse, _ideal_bits(codec, encoded)))
-    return points
-
-
-def speeds(codec: Codec, weight: torch.Tensor, bits: float, presets: list[str]) -> list[Speed]:
-    """memcpy, zstd and the codec on the same tensor, one thread, in one run."""
-    import zstandard
-
-    raw = tensor_bytes(weight)
-    copy = np.empty_like(raw)
-    compressor, expander = zstandard.ZstdCompressor(level=ZSTD_LEVEL), zstandard.ZstdDecompressor()
-    packed = compressor.compress(raw.tobytes())
-    n = weight.numel()
-    out = [
-        Speed("memcpy", _best(lambda: np.copyto(copy, raw)), n),
-        Speed(f"zstd -{ZSTD_LEVEL} compress", _best(lambda: compressor.compress(raw.data)), n, len(packed)),
-        Speed(f"zstd -{ZSTD_LEVEL} decompress", _best(lambda: expander.decompress(packed)), n),
-    ]
-    for preset in presets:
-        encoded = codec.encode(weight, bits, preset=preset)
-        out.append(
-            Speed(f"encode, {preset}", _best(partial(codec.encode, weight, bits, preset=preset)), n, encoded.nbytes)
-        )
-        out.append(Speed(f"decode, {preset}", _best(partial(codec.decode, encoded)), n))
-    return out
-
-
-def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """[rows, columns] independent, of variance 1."""
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-
-
-def _best(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _ideal_bits(codec: Codec, encoded: EncodedTensor) -> float:
-    reader = ByteReader(encoded.body, "benchmark")
-    layout = Layout.read(reader, len(encoded.shape))
-    count, m, n = layout.matrix_shape(encoded.shape)
-    total = 0.0
-    for _ in range(count):
-        stream = MatrixStream.read(
-            ByteReader(reader.raw(reader.varint()), "matrix"), m, n, codec.prior, codec.transforms
-        )
-        header = stream.header
-        points = stream.points(codec.prior, "benchmark")
-        flat = (points.T if header.by_columns else points).reshape(-1)
-        level = header.scales.levels(0, header.outer, header.by_columns)
-        at = np.clip((flat >> raw_bits(level)) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
-        total += float(codec.prior.tables[header.shape].rate[level, at].sum(dtype=np.float64))
-    return total / encoded.numel
+    if not (weight.isfinite().all() and variance > 0):
+        return None
+    points: Points = {}
+    for contender in bench.contenders:
+        found = []
+        for setting in bench.tensor_settings(contender):
+            measured = contender.measure(weight, layout, setting)
+            if measured is None or measured.mse == 0:
+                return None
+            found.append(measured)
+            on_progress(1)
+        points[contender.label] = found
+    name, dtype, shape = tensor.name, tensor.dtype.name, tensor.shape
+    return TensorResult(checkpoint.name, name, dtype, shape, weight.numel(), variance, points)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text
+from nwc_workflows.commands.bench_ablation import ablation
+from nwc_workflows.commands.bench_leave_one_out import leave_one_out
+from nwc_workflows.console import Output, json_text, with_output
+
+_PRESETS = ("scalar", "fast", "default", "max")
+_SOURCES = ("gaussian", "laplace", "student-t")
+_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    rows, _, columns = value.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and min(int(rows), int(columns)) >= 32):
+        raise click.BadParameter(f"found {value!r}; wanted ROWSxCOLUMNS, both at least 32, such as 4096x4096")
+    return int(rows), int(columns)
 
 
 @click.group()
@@ -13,68 +27,124 @@ def bench() -> None:
     """Measure rate, distortion and speed on this machine, in one run."""
 
 
+bench.add_command(ablation)
+bench.add_command(leave_one_out)
+
+
 @bench.command()
-@click.option("--codec", "name", default="default", show_default=True, help="A shipped codec, or a codec file.")
-@click.option("--rows", type=click.IntRange(64), default=1024, show_default=True)
-@click.option("--columns", type=click.IntRange(64), default=4096, show_default=True)
-@click.option("--bits", "rates", multiple=True, type=float, help="Rates; repeatable. [3, 4, 5]")
-@click.option("--preset", "presets", multiple=True, help="Presets; repeatable. [scalar, default]")
+@click.argument("checkpoints", nargs=-1)
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    default=["default"],
+    help="A shipped codec, a codec file, or ideal-scalar; repeatable: the first is compared with the others. [default]",
+)
+@click.option("--preset", "presets", multiple=True, type=click.Choice(_PRESETS), help="Repeatable. [all]")
+@click.option("--bits", "rates", multiple=True, type=click.FloatRange(0.25, 16), help="Repeatable. [2, 3, 4, 5, 6]")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    type=click.Choice(_SOURCES),
+    help="Independent samples; repeatable. [all, or none with CHECKPOINTS]",
+)
+@click.option(
+    "--size",
+    callback=_size,
+    metavar="ROWSxCOLUMNS",
+    default="1024x4096",
+    show_default=True,
+    help="Samples of a source.",
+)
+@click.option(
+    "--max-weights",
+    type=click.IntRange(1024),
+    default=None,
+    help="Code rows with about so many weights of each tensor: quicker, but scales then take a larger share.",
+)
+@click.option("--out", default=None, metavar="DIR", help="Write plots (PNG) and all figures (JSON) here.")
 @with_output
 def codec(
-    output: Output, name: str, rows: int, columns: int, rates: tuple[float, ...], presets: tuple[str, ...]
+    output: Output,
+    checkpoints: tuple[str, ...],
+    codecs: tuple[str, ...],
+    presets: tuple[str, ...],
+    rates: tuple[float, ...],
+    sources: tuple[str, ...],
+    size: tuple[int, int],
+    max_weights: int | None,
+    out: str | None,
 ) -> None:
-    """Rate, distortion and speed on a Gaussian matrix, beside Shannon's bound, zstd and memcpy; one core."""
-    import torch
+    """Rate and distortion beside Shannon's bound, all bytes counted.
+
+    On samples of known sources, and on every tensor of CHECKPOINTS that the lossy coder takes; a folder that is no
+    checkpoint itself stands for all that lie below it. Several codecs are compared on the tensors at equal error.
+
+    Columns, in bits per weight: gap, above the rate-distortion function (for tensors, that of a Gaussian of their
+    variance); side, headers and scales; coder, above these and the ideal code length; misfit, what tables made for just
+    these points would save. ideal-scalar is no codec but a bound for scalar quantisers: entropy on normalised rows, no
+    bytes written.
+    """
+    from pathlib import Path
+
+    from nwc_core.errors import UsageError
+    from nwc_workflows.bench.codec import encodings, run
+    from nwc_workflows.bench.contenders import find_contenders
+    from nwc_workflows.bench.plots import check_matplotlib, write_plots
+    from nwc_workflows.bench.report import as_data, report_text
+    from nwc_workflows.bench.results import CodecBench
+    from nwc_workflows.bench.sources import SOURCES
+    from nwc_workflows.train import find_sources
+
+    folder = Path(out) if out else None
+    if folder:  # known now rather than after the measuring
+        check_matplotlib()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out: {out}: {error.strerror}; wanted a folder, new or old") from None
+    groups = find_contenders(codecs, [preset for preset in _PRESETS if preset in (presets or _PRESETS)])
+    plan = CodecBench(groups, sorted(set(rates or _RATES)), max_weights)
+    chosen = [SOURCES[name] for name in _SOURCES if name in (sources or (() if checkpoints else _SOURCES))]
+    opened = find_sources(list(checkpoints)) if checkpoints else []
+    with output.progress(encodings(plan, chosen, opened), "measure", "encodings") as progress:
+        results = run(plan, chosen, size, opened, progress.advance)
+    data = as_data(results)
+    if folder:
+        (folder / "codec.json").write_text(json_text(data) + "\n")
+        for path in [folder / "codec.json", *write_plots(results, folder)]:
+            output.note(f"wrote {path}")
+    output.result(data, lambda: report_text(results))
+
+
+@bench.command()
+@click.option("--codec", "name", default="default", show_default=True, help="A shipped codec, or a codec file.")
+@click.option("--preset", "presets", multiple=True, type=click.Choice(_PRESETS), help="Repeatable. [default, max]")
+@click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
+@with_output
+def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> None:
+    """Speed of encoding and decoding beside memcpy and zstd, on one thread and on two.
+
+    On bfloat16 weights: a linear layer of 4,096 x 1,024 and a convolution of 512 x 512 x 3 x 3. The fastest of several
+    runs; the machine should have nothing else to do.
+    """
+    from dataclasses import asdict
 
     from nwc_core.codec import Codec
-    from nwc_workflows.bench.codec import gaussian, rate_points, speeds
+    from nwc_core.codec_file import NWC
+    from nwc_workflows.bench.environment import environment
+    from nwc_workflows.bench.speed import baseline_speeds, codec_speeds, speed_table, speed_tensors
 
-    torch.set_num_threads(1)
     loaded = Codec.load(name)
-    weight = gaussian(rows, columns)
-    chosen = list(presets or ("scalar", "default"))
-    points = rate_points(loaded, weight, chosen, list(rates or (3.0, 4.0, 5.0)))
-    timed = speeds(loaded, weight, 4.0, chosen)
-    output.table(
-        ["preset", "wanted", "bits/weight", "D", "above Shannon", "over ideal code"],
-        [
-            [
-                *(p.preset, f"{p.wanted:g}", f"{p.bits:.4f}", f"{p.mse:.3e}", f"{p.gap:.4f}"),
-                f"{100 * (p.bits / p.ideal_bits - 1):.2f} %",
-            ]
-            for p in points
-        ],
-    )
-    output.note("")
-    memcpy = timed[0].seconds
-    output.table(
-        ["operation (one core)", "M weights/s", "times memcpy's time", "result"],
-        [
-            [
-                t.what,
-                f"{t.weights_per_second / 1e6:.1f}",
-                f"{t.seconds / memcpy:.1f}",
-                bytes_text(t.nbytes) if t.nbytes is not None else "",
-            ]
-            for t in timed
-        ],
-    )
-    output.result(
-        {
-            "codec": loaded.digest,
-            "shape": [rows, columns],
-            "rate": [
-                {
-                    "preset": p.preset,
-                    "wanted": p.wanted,
-                    "bits_per_weight": p.bits,
-                    "distortion": p.mse,
-                    "gap": p.gap,
-                    "ideal_bits": p.ideal_bits,
-                }
-                for p in points
-            ],
-            "speed": [{"what": t.what, "seconds": t.seconds, "weights": t.weights, "bytes": t.nbytes} for t in timed],
-        },
-        f"{rows} x {columns} Gaussian weights, codec {name}",
-    )
+    chosen = [preset for preset in _PRESETS if preset in (presets or ("default", "max"))]
+    data: dict[str, Any] = {"environment": environment(), "codec": loaded.digest, "bits": bits, "tensors": {}}
+    parts = []
+    for kind, weight in speed_tensors().items():
+        speeds = list(baseline_speeds(weight))
+        for preset in chosen if loaded.architecture == NWC else [None]:
+            speeds += codec_speeds(loaded, weight, bits, preset)
+        data["tensors"][kind] = {"shape": list(weight.shape), "speeds": [asdict(entry) for entry in speeds]}
+        shape = " x ".join(map(str, weight.shape))
+        parts.append(f"{kind}, {shape} bfloat16 weights at {bits:g} bits per weight\n{speed_table(speeds)}")
+    output.result(data, "\n\n".join(parts))
