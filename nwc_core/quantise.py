@@ -27,7 +27,6 @@ from nwc_core.wire import ByteWriter
 
 # Restarting costs a state of 32 bits in every lane: 0.001 bit per weight at this length.
 _SEGMENT_WEIGHTS = 1 << 20
-_SEGMENT_BITS = 40  # sizes of its words and escapes in the header
 _LANE_WEIGHTS = 1 << 13  # a lane's state costs 0.004 bit per weight at this length
 # A pilot's rate is off by about 0.8 bit over the square root of its size: a large matrix is worth a large pilot, since
 # missing the target costs a second search of all of it.
@@ -233,8 +232,14 @@ def _quantise(problem: _Problem, tables: int, step: float) -> _Quantised:
     found = map_threads(quantise, range(len(spans)), problem.threads)
     out = ByteWriter()
     header.write(out, problem.prior)
-    bits = sum(length for _, length in found) + 8 * len(out) + len(spans) * (32 * header.lanes + _SEGMENT_BITS)
+    bits = sum(_segment_bits(length, header.lanes) for _, length in found) + 8 * len(out)
     return _Quantised(header, [points for points, _ in found], bits / problem.size)
+
+
+def _segment_bits(code_length: float, lanes: int) -> float:
+    """Bits of a segment whose points take `code_length`: with its states, and its numbers of words and escapes."""
+    words = max(1, int(code_length) // 16)
+    return code_length + 32 * lanes + 8 * (-(-words.bit_length() // 7) + 1)
 
 
 def _coded(

@@ -8,6 +8,7 @@ finer scales would save is worth their bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,6 @@ from nwc_core.wire import ByteReader, ByteWriter
 
 _SWEEPS = 3  # alternations between rows and columns; the third changes nothing that survives rounding
 _FLOOR = 2.0**-24  # an all-zero row counts as this much of the largest
-# Bits lost per weight by a level that is off by d: (d ln 2 / OCTAVE)^2 nats for a Gaussian.
-_MISFIT = (np.log(2) / OCTAVE) ** 2 / np.log(2)
 _MAX_SHIFT = 5
 _MAX_BASE = 1 << 16
 
@@ -130,18 +129,25 @@ class Spread:
         return Scales(base, row_values, column_values, row_shift, column_shift)
 
 
+def _misfit(error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bits lost per weight where the true level is `error` above the one coded: Kullback-Leibler, Gaussians."""
+    x = 2 * math.log(2) / OCTAVE * error
+    return (np.expm1(x) - x) / (2 * math.log(2))
+
+
 def _round(levels: npt.NDArray[np.float64], weights_per_line: int) -> tuple[int, npt.NDArray[np.int32], float]:
     """(shift, values, mean error) that minimise the bits of the values plus those lost by rounding them.
 
     Besides each resolution, one common value for all lines is tried.
     """
     best: tuple[float, int, npt.NDArray[np.int64]] | None = None
-    common = np.full(levels.size, round(float(levels.mean())), np.int64)
+    power = np.exp2(2 / OCTAVE * levels)
+    common = np.full(levels.size, round(OCTAVE / 2 * math.log2(float(power.mean()))), np.int64)
     for shift, values in [(0, common)] + [
         (shift, np.rint(levels / (1 << shift)).astype(np.int64)) for shift in range(_MAX_SHIFT + 1)
     ]:
         error = levels - (values << shift)
-        bits = intvector.cost_bits(values) + weights_per_line * _MISFIT * float(np.square(error).sum())
+        bits = intvector.cost_bits(values) + weights_per_line * float(_misfit(error).sum())
         if best is None or bits < best[0]:
             best = bits, shift, values
     assert best is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -95,8 +96,17 @@ def codec_speeds(codec: Codec, weight: torch.Tensor, bits: float, preset: str | 
         for threads, seconds in zip(THREADS, _best(*(partial(run, threads) for threads in THREADS)), strict=True):
             yield speed(what, threads=threads, seconds=seconds, nbytes=nbytes)
 
+    def each(what: str, run: Callable[[], object]) -> Iterator[Speed]:
+        """A tensor on every thread, as the workers of a compression have it."""
+        with ThreadPoolExecutor(max(THREADS)) as pool:
+            runs = [lambda threads=threads: list(pool.map(lambda _: run(), range(threads))) for threads in THREADS]
+            for threads, seconds in zip(THREADS, _best(*runs), strict=True):
+                yield replace(speed(what, threads=threads, seconds=seconds), weights=threads * weight.numel())
+
     yield from on_threads("encode", lambda threads: encode(threads=threads), len(raw))
+    yield from each("encode, a tensor on each thread", encode)
     yield from on_threads("decode, digest checked", lambda threads: _decode(codec, raw, digest, threads))
+    yield from each("decode, a tensor on each thread", lambda: _decode(codec, raw, digest, 1))
     if preset and encoded.coder == "nwc":
         again = OnePass(codec, weight, encoded)
         yield from on_threads("encode, one pass at the final step", again.run)
@@ -128,12 +138,18 @@ def _best(*runs: Callable[[], object]) -> list[float]:
 
 def speed_table(speeds: Sequence[Speed]) -> str:
     """For people: the tensor's speeds, memcpy's among them."""
-    memcpy = next(s.seconds for s in speeds if s.what == "memcpy")
-    alone = {(s.what, s.preset): s.seconds for s in speeds if s.threads == 1}
+    memcpy = next(s.weights_per_second for s in speeds if s.what == "memcpy")
+    alone = {(s.what, s.preset): s.weights_per_second for s in speeds if s.threads == 1}
     rows = [
         [
-            *(s.what, s.preset or "", s.threads, f"{s.weights_per_second / 1e6:,.1f}", f"{s.seconds / memcpy:.1f}"),
-            f"{alone[s.what, s.preset] / s.seconds:.2f}" if s.threads > 1 else "",
+            *(
+                s.what,
+                s.preset or "",
+                s.threads,
+                f"{s.weights_per_second / 1e6:,.1f}",
+                f"{memcpy / s.weights_per_second:.1f}",
+            ),
+            f"{s.weights_per_second / alone[s.what, s.preset]:.2f}" if s.threads > 1 else "",
             f"{8 * s.nbytes / s.weights:.3f}" if s.nbytes is not None else "",
         ]
         for s in speeds
