@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nwc_core import intvector
 from nwc_core.blas import one_thread
-from nwc_core.exact import check_exact
+from nwc_core.exact import LIMIT, check_exact
 from nwc_core.kernels import kernel
 from nwc_core.prior import TABLE_LEVELS, Prior
 from nwc_core.rans import Segment, decode_segment, encode_segment
@@ -36,6 +36,43 @@ MAX_RANK = 128  # decoding costs 2 r multiplications per weight
 SHIFT = 24
 _MAX_ENTRY = 1 << 16  # of a vector; finer ones would gain nothing
 _DENSE = 32  # up to this size one product with all of Q' is the quickest
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """A basis as decoding applies it: Q' = I - U B / 2^SHIFT.
+
+    Attributes:
+        axis: of the basis.
+        u: [size, r] integers, the vectors as columns.
+        b: [r, size] integers.
+    """
+
+    axis: int
+    u: npt.NDArray[np.float64]
+    b: npt.NDArray[np.float64]
+
+    @cached_property
+    def growth(self) -> float:
+        """By how much `synthesise` can enlarge the greatest magnitude."""
+        return float(1 << SHIFT) + float((np.abs(self.u).sum(0) @ np.abs(self.b)).max())
+
+    def synthesise(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Rows times Q', or Q times columns, in units of 2^-SHIFT, for integers [m, n]; exact.
+
+        Raises:
+            Inexact: the integers are too large.
+        """
+        check_exact(values, self.growth)
+        u, b, size = self.u, self.b, self.u.shape[0]
+        one = float(1 << SHIFT)
+        weights: npt.NDArray[np.float64]
+        if self.axis == ROWS:
+            weights = values * one - b.T @ (u.T @ values)
+            return weights
+        rows = values.reshape(-1, size)
+        weights = rows @ (np.eye(size) * one - u @ b) if size <= _DENSE else rows * one - (rows @ u) @ b
+        return weights.reshape(values.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +95,16 @@ class Basis:
     def rank(self) -> int:
         return int(self.vectors.shape[1])
 
-    @cached_property
-    def factors(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(U [size, r], B [r, size]), both of integers; Q' = I - U B / 2^SHIFT."""
+    def mixing(self) -> Mixing:
+        """What decoding multiplies by; twice the memory of the vectors in float64, so held no longer than it is used."""
         u = self.vectors.astype(np.float64)
-        return u, np.rint(_compact(u, u.T @ u) * float(1 << SHIFT))
-
-    @cached_property
-    def growth(self) -> float:
-        """By how much `synthesise` can enlarge the greatest magnitude."""
-        u, b = self.factors
-        return float(1 << SHIFT) + float((np.abs(u).sum(0) @ np.abs(b)).max())
+        b = np.rint(_compact(np.ascontiguousarray(u.T), u.T @ u) * float(1 << SHIFT))
+        return Mixing(self.axis, u, b)
 
     def analyse(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Coefficients [m, n] of weights [m, n]: rows times Q, or Q' times columns."""
-        u, b = self.factors[0].astype(np.float32), (self.factors[1] * 2.0**-SHIFT).astype(np.float32)
+        mixing = self.mixing()
+        u, b = mixing.u.astype(np.float32), (mixing.b * 2.0**-SHIFT).astype(np.float32)
         coefficients: npt.NDArray[np.float32]
         with one_thread():  # for the same coefficients everywhere; decoding's sums are exact
             if self.axis == ROWS:
@@ -83,22 +115,8 @@ class Basis:
         return coefficients.reshape(weight.shape)
 
     def synthesise(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Rows times Q', or Q times columns, in units of 2^-SHIFT, for integers [m, n]; exact.
-
-        Raises:
-            Inexact: the integers are too large.
-        """
-        check_exact(values, self.growth)
-        u, b = self.factors
-        one = float(1 << SHIFT)
-        weights: npt.NDArray[np.float64]
-        if self.axis == ROWS:
-            weights = values * one - b.T @ (u.T @ values)
-            return weights
-        rows = values.reshape(-1, self.size)
-        dense = self.size <= _DENSE
-        weights = rows @ (np.eye(self.size) * one - u @ b) if dense else rows * one - (rows @ u) @ b
-        return weights.reshape(values.shape)
+        """See Mixing, which is made anew."""
+        return self.mixing().synthesise(values)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
         """u8 axis, varint size, varint r, u8 shape, a u8 level for each vector, then their entries as one segment."""
@@ -121,12 +139,13 @@ class Basis:
     def read(cls, reader: ByteReader, m: int, n: int, prior: Prior) -> Basis:
         """Read a basis of a matrix [m, n]."""
         axis, size, rank = reader.u8(), reader.varint(), reader.varint()
-        fits = {COLUMNS: size >= 2 and n % size == 0, ROWS: size == m}
-        if not fits.get(axis, False):
-            raise reader.fail(f"a basis of size {size} for axis {axis} of [{m}, {n}]", "one that fits")
-        # Vectors take no more memory than the weights do.
-        if not 1 <= rank <= min(size - 1, MAX_RANK) or rank * size > max(m * n, size * size if size <= 64 else 0):
-            raise reader.fail(f"{rank} vectors of {size} for [{m}, {n}]", f"1 to {min(size - 1, MAX_RANK)}")
+        sizes = {COLUMNS: size >= 2 and n % size == 0, ROWS: size == m}
+        if not sizes.get(axis, False):
+            wanted = f"axis 0 and a divisor of {n} from 2 up, or axis 1 and {m}"
+            raise reader.fail(f"a basis of size {size} for axis {axis} of [{m}, {n}]", wanted)
+        most = most_vectors(size, m * n)
+        if not 1 <= rank <= most:
+            raise reader.fail(f"{rank} vectors of {size} for [{m}, {n}]", f"1 to {most}")
         shape, levels = reader.u8(), np.frombuffer(reader.raw(rank), np.uint8)
         if shape >= prior.shapes or int(levels.max()) >= TABLE_LEVELS:
             raise reader.fail(f"table shape {shape}, level {levels.max()}", f"below {prior.shapes} and {TABLE_LEVELS}")
@@ -134,8 +153,12 @@ class Basis:
         segment = intvector.read_segment(reader, 1, *intvector.read_segment_sizes(reader, int(lengths.sum())))
         level = np.repeat(levels, lengths)
         vectors = cls._unpack(segment, level, size, rank, prior, shape, reader.where)
-        if int(np.abs(vectors).max()) >= _MAX_ENTRY or not vectors.any(0).all():
-            raise reader.fail("a basis vector of zeros or of huge entries", f"entries below {_MAX_ENTRY}, not all 0")
+        peak = int(np.abs(vectors).max())
+        if peak >= _MAX_ENTRY or size * peak**2 >= LIMIT:
+            wanted = f"below {_MAX_ENTRY}, with squares that sum to less than 2^53"
+            raise reader.fail(f"a basis entry of {peak} in vectors of {size}", wanted)
+        if not vectors.any(0).all():
+            raise reader.fail(f"basis vector {int(np.argmin(vectors.any(0)))}, all zeros", "one that is not")
         return cls(axis, vectors)
 
     @staticmethod
@@ -148,10 +171,18 @@ class Basis:
         return np.ascontiguousarray(vectors.T)
 
 
+def most_vectors(size: int, weights: int) -> int:
+    """The largest rank of a basis of `size` in a matrix of so many weights.
+
+    Half as many entries as weights: more could not pay, and a crafted stream could make decoding slow with them.
+    """
+    return min(size - 1, MAX_RANK, weights // (2 * size))
+
+
 @kernel
-def _compact(u, gram):  # type: ignore[no-untyped-def]
-    """T' U' [r, size] of the product of reflections I - U T U', every sum in one fixed order."""
-    size, rank = u.shape
+def _compact(vectors, gram):  # type: ignore[no-untyped-def]
+    """T' U' [r, size] of the product of reflections I - U T U', every sum in one fixed order; vectors are U'."""
+    rank, size = vectors.shape
     t = np.zeros((rank, rank))
     for j in range(rank):
         tau = 2.0 / gram[j, j]
@@ -165,5 +196,5 @@ def _compact(u, gram):  # type: ignore[no-untyped-def]
     for i in range(rank):
         for k in range(i + 1):
             for column in range(size):
-                out[i, column] += t[k, i] * u[column, k]
+                out[i, column] += t[k, i] * vectors[k, column]
     return out

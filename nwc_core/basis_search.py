@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core.basis import MAX_RANK, Basis
+from nwc_core.basis import Basis
 from nwc_core.blas import one_thread
 
 _MIN_ROWS, _ROWS_PER_SIZE = 2048, 2  # directions are estimated from a sample of so many rows
@@ -25,13 +25,14 @@ _DIRECTION_BITS = 40  # its level, its entry near 1 (an escape)
 _WORTH = 0.001  # bits per weight from which the trouble is taken
 
 
-def find_basis(rows: npt.NDArray[np.float32], axis: int, lines: int, bits: float) -> Basis | None:
+def find_basis(rows: npt.NDArray[np.float32], axis: int, lines: int, bits: float, most: int) -> Basis | None:
     """The basis that pays most for `lines` rows like these, or None if none does.
 
     Args:
         rows: [N, size], of comparable scale.
         axis: of the basis, see `nwc_core.basis`.
         lines: how many rows the matrix has, in all of which a direction saves bits.
+        most: the largest rank.
         bits: rate to be coded at: variances below the distortion to be expected count as much as that.
     """
     size = rows.shape[1]
@@ -40,13 +41,13 @@ def find_basis(rows: npt.NDArray[np.float32], axis: int, lines: int, bits: float
         floor = variance.mean() * 4.0**-bits
         if floor == 0:
             return None
-        rank = size - 1 if size <= _SMALL else _FIRST_RANK
+        rank = min(most, size - 1 if size <= _SMALL else _FIRST_RANK)
         while True:
-            energy, vectors = _directions(rows, min(rank, size - 1))
+            energy, vectors = _directions(rows, rank)
             count, steps = _worth(variance, energy, vectors, lines, floor)
-            if count < energy.size or rank >= min(size - 1, MAX_RANK):
+            if count < rank or rank == most:
                 break
-            rank = min(4 * rank, MAX_RANK)
+            rank = min(4 * rank, most)
         return Basis(axis, _reflections(vectors[:, :count], steps[:count])) if count else None
 
 
@@ -91,7 +92,7 @@ def _worth(
     entries = (size - np.arange(rank)) * np.maximum(_ENTRY_BITS - np.log2(steps), 0.5)
     leak = lines * relative * np.square(steps) / (24 * np.log(2))
     net = lines * (before - after) - np.cumsum(entries + leak + _DIRECTION_BITS)
-    best = int(net[:MAX_RANK].argmax())
+    best = int(net.argmax())
     return (best + 1 if net[best] > _WORTH * lines * size else 0), steps
 
 

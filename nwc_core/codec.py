@@ -246,7 +246,8 @@ class Codec:
             side += coded.side_nbytes + 3
             out.varint(len(coded.data))
             out.raw(coded.data)
-            # The error is that of the real decoder, rounding to the tensor's own type included.
+            # From the points, by what decodes them, rounding to the tensor's own type included; that the entropy code
+            # gives the points back is left to `nwc verify`.
             decoded[index] = coded.weights
         result = torch.from_numpy(layout.from_matrices(decoded, shape)).to(weight.dtype)
         mse = mean_squared_error(result.to(torch.float32).numpy(), values)

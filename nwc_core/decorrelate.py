@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core import transform
-from nwc_core.basis import COLUMNS, ROWS, Basis
+from nwc_core.basis import COLUMNS, ROWS, Basis, most_vectors
 from nwc_core.basis_search import find_basis, sample_of
 from nwc_core.matrix_stream import Transforms
 from nwc_core.prior import LEVELS, OCTAVE, Prior
@@ -151,7 +151,11 @@ def _basis_for(given: Coefficients, axis: int, size: int, bits: float) -> Basis 
     """A basis for groups of `size` along the axis, if one promises to pay."""
     values, scale = given.values, given.spread.rows if axis == COLUMNS else given.spread.columns
     lines = (values if axis == COLUMNS else values.T).reshape(-1, size)
+    most = most_vectors(size, given.size - 2 * sum(basis.size * basis.rank for basis in given.bases))
     chosen = sample_of(lines)
     relative = np.repeat(scale - scale.max(), lines.shape[0] // scale.size)[chosen]
     rows = lines[chosen] * np.exp2(-relative / OCTAVE).astype(np.float32)[:, None]
-    return find_basis(rows / np.abs(rows).max(), axis, lines.shape[0], bits)
+    peak = max(float(rows.max()), -float(rows.min()))
+    if most < 1 or peak == 0:  # few lines are not zero, and none of them is in the sample
+        return None
+    return find_basis(rows / np.float32(peak), axis, lines.shape[0], bits, most)

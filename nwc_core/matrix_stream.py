@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from nwc_core import intvector, steps
 from nwc_core.basis import COLUMNS, ROWS, Basis
+from nwc_core.blas import one_thread
 from nwc_core.dequantise import Weights
 from nwc_core.errors import FormatError
 from nwc_core.exact import Inexact
@@ -34,12 +35,13 @@ from nwc_core.fused import decode_lines
 from nwc_core.prior import Prior
 from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment
 from nwc_core.scales import Scales
-from nwc_core.synthesis import MAX_STEP_RANGE, PIECE_WEIGHTS, Synthesis
+from nwc_core.synthesis import MAX_STEP_RANGE, Synthesis, piece_lines
 from nwc_core.threads import map_threads
 from nwc_core.trellis import STATES, transitions
 from nwc_core.wire import ByteReader, ByteWriter
 
 MAX_BASES = 2
+_MAX_LOG2_STEP = 100  # of any weight, either way: beyond lie float32's subnormals and its end
 Transforms = list[npt.NDArray[np.int16]]
 
 
@@ -96,6 +98,8 @@ class MatrixHeader:
         if count > MAX_BASES:
             raise reader.fail(f"{count} bases", f"at most {MAX_BASES}")
         bases = tuple(Basis.read(reader, m, n, prior) for _ in range(count))
+        if 2 * (entries := sum(basis.size * basis.rank for basis in bases)) > m * n:
+            raise reader.fail(f"bases of {entries} entries for [{m}, {n}]", f"{m * n // 2} at most")
         scan, lanes, step = reader.u8(), reader.u8(), reader.f32()
         if shape >= prior.shapes:
             raise reader.fail(f"shape {shape}", f"below {prior.shapes}, which this codec has")
@@ -114,6 +118,10 @@ class MatrixHeader:
         ]
         if any(np.abs(exponent).max(initial=0) > steps.MAX_EXPONENT for exponent in exponents):
             raise reader.fail("a step exponent out of range", f"at most {steps.MAX_EXPONENT} either way")
+        least, most = (sum(int(pick(exponent)) for exponent in exponents) / 8 for pick in (np.min, np.max))
+        if not -_MAX_LOG2_STEP <= math.log2(step) + least <= math.log2(step) + most <= _MAX_LOG2_STEP:
+            found = f"steps from {step} * 2^{least} to {step} * 2^{most}"
+            raise reader.fail(found, f"from 2^-{_MAX_LOG2_STEP} to 2^{_MAX_LOG2_STEP}")
         mixed = {basis.axis for basis in bases} | ({COLUMNS} if transform else set())
         for axis, exponent, what in ((ROWS, exponents[0], "row"), (COLUMNS, exponents[1], "column")):
             if axis in mixed and np.ptp(exponent) > MAX_STEP_RANGE:
@@ -194,7 +202,7 @@ class MatrixStream:
         """
         header, synthesis = self.header, self.header.synthesis(transforms)
         spans, tables = header.segments(), prior.tables[header.shape]
-        tables.slots  # noqa: B018  built once here, not by every thread
+        tables.slots, synthesis.mixings  # noqa: B018  built once here, not by every thread
         outer, inner = header.scales.axes(header.by_columns)
         line_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
         if header.by_columns:
@@ -211,10 +219,16 @@ class MatrixStream:
                 synthesis.place(points, *((slice(None), piece) if header.by_columns else (piece, slice(None))), out)
 
         try:
-            if (COLUMNS if header.by_columns else ROWS) in synthesis.mixed:  # nothing is known before all points are
-                synthesis.place_all(self.points(prior, where, threads), out, threads)
-            else:
+            if not synthesis.mixed:
                 map_threads(decode, range(len(spans)), threads)
+                return
+            with one_thread():  # sums are exact on any number, but it is the segments that have the threads
+                if (
+                    COLUMNS if header.by_columns else ROWS
+                ) in synthesis.mixed:  # nothing is known before all points are
+                    synthesis.place_all(self.points(prior, where, threads), out, threads)
+                else:
+                    map_threads(decode, range(len(spans)), threads)
         except Inexact:
             raise FormatError(where, "points too large for its bases", "sums below 2^53") from None
 
@@ -226,7 +240,7 @@ class MatrixStream:
         header = self.header
         inner = header.m if header.by_columns else header.n
         whole_steps = header.lanes // math.gcd(header.lanes, inner)  # so many lines, as a piece must hold
-        lines = max(whole_steps, PIECE_WEIGHTS // inner // whole_steps * whole_steps)
+        lines = max(whole_steps, piece_lines(inner) // whole_steps * whole_steps)
         buffer = np.empty((min(lines, span.stop - span.start), inner), np.int32)
         for start in range(span.start, span.stop, lines):
             stop = min(start + lines, span.stop)

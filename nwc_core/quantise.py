@@ -16,11 +16,12 @@ import numpy.typing as npt
 from nwc_core import steps
 from nwc_core.code_length import code_length
 from nwc_core.decorrelate import Coefficients, Parts, decorrelate
+from nwc_core.exact import Inexact
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream, Transforms
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
 from nwc_core.rans import MAX_LANES, Segment, encode_segment
 from nwc_core.scales import Scales, Spread
-from nwc_core.synthesis import stays_exact
+from nwc_core.synthesis import MAX_STEP_RANGE
 from nwc_core.threads import map_threads
 from nwc_core.trellis import search, transitions
 from nwc_core.wire import ByteWriter
@@ -33,7 +34,7 @@ _LANE_WEIGHTS = 1 << 13  # a lane's state costs 0.004 bit per weight at this len
 _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT = 1 / 16, 1 << 16, 1 << 18
 _PILOTS, _NEAR = 2, 0.05  # one is enough if it moved the step by less than this, in octaves
 _TOLERANCE = 0.004  # bits per weight
-_ATTEMPTS = 4
+_ATTEMPTS = 8
 _MAX_POINT = 1 << 22  # of an unquantised weight in steps; beyond, float32 could not hold the point exactly
 
 
@@ -118,22 +119,22 @@ def encode_matrix(
     # Beyond, no step could reach the peak, and a transform's sums might leave float32.
     if not steps.MIN_STEP < largest < steps.MAX_STEP * _MAX_POINT:
         raise Unsuitable
-    coefficients = decorrelate(weight, bits, taps, prior, transforms, parts)
-    quantised = _at_rate(_problem(coefficients, parts, n_states, prior, threads), bits)
-    matrix = transforms[coefficients.transform - 1] if coefficients.transform else None
-    # Points lie within two of the coefficients.
-    peak = coefficients.peak / float(quantised.header.step) + 2
-    if not stays_exact(peak, coefficients.bases, matrix):  # one weight as large as all others together, at a high rate
-        plain = decorrelate(weight, bits, taps, prior, [], replace(parts, bases=False))
-        quantised = _at_rate(_problem(plain, parts, n_states, prior, threads), bits)
-    return _coded(quantised, prior, transforms, threads)
+    # A single weight as large as all others together, at a high rate, leaves the exact sums: then without mixing.
+    for given in (parts, replace(parts, bases=False), replace(parts, bases=False, transforms=False)):
+        coefficients = decorrelate(weight, bits, taps, prior, transforms, given)
+        quantised = _at_rate(_problem(coefficients, parts, n_states, prior, threads), bits)
+        try:
+            return _coded(quantised, prior, transforms, threads)
+        except Inexact:
+            continue
+    raise AssertionError("without transform and bases there are no sums")
 
 
 def _problem(coefficients: Coefficients, parts: Parts, n_states: int, prior: Prior, threads: int) -> _Problem:
     exponent = np.zeros(coefficients.values.shape[0], np.int32)
     if parts.row_steps:
         rows = coefficients.spread.rows
-        reach = steps.MAX_EXPONENT
+        reach = MAX_STEP_RANGE // 2
         exponent = np.clip(np.rint(rows - rows.mean()), -reach, reach).astype(np.int32)
         spread = Spread(rows - exponent, coefficients.spread.columns)
         coefficients = replace(coefficients, spread=spread)
@@ -149,20 +150,34 @@ def _at_rate(problem: _Problem, bits: float) -> _Quantised:
         before, step = step, _solve(problem, tables, bits, correction)
         if abs(math.log2(step / before)) < _NEAR:
             break
-    best: _Quantised | None = None
+    tried: list[tuple[float, _Quantised]] = []
     for _ in range(_ATTEMPTS):
         found = _quantise(problem, tables, step)
-        if best is None or abs(found.rate - bits) < abs(best.rate - bits):
-            best = found
-        if abs(best.rate - bits) <= _TOLERANCE:
+        tried.append((step, found))
+        if abs(found.rate - bits) <= _TOLERANCE:
             break
-        correction = found.rate - problem.coefficients.model_rate(tables, step)
-        try:
-            step = _solve(problem, tables, bits, correction)
-        except Unsuitable:  # mostly zeros: even the finest step that the format holds takes fewer bits
-            break
-    assert best is not None
-    return best
+        between = _between(tried, bits)
+        if between is None:
+            correction = found.rate - problem.coefficients.model_rate(tables, step)
+            try:
+                step = _solve(problem, tables, bits, correction)
+            except Unsuitable:  # mostly zeros: even the finest step that the format holds takes fewer bits
+                break
+        else:
+            step = between
+    return min((found for _, found in tried), key=lambda found: abs(found.rate - bits))
+
+
+def _between(tried: list[tuple[float, _Quantised]], bits: float) -> float | None:
+    """A step between the nearest two that gave more and fewer bits than wanted; None before there are two."""
+    above = min(((found.rate, step) for step, found in tried if found.rate > bits), default=None)
+    below = max(((found.rate, step) for step, found in tried if found.rate <= bits), default=None)
+    if above is None or below is None or len(tried) < 2:
+        return None
+    # Rate is nearly linear in the logarithm of the step; not too near to either end, where it is not.
+    share = min(max((above[0] - bits) / (above[0] - below[0]), 0.1), 0.9)
+    step: float = 2.0 ** (math.log2(above[1]) + share * (math.log2(below[1]) - math.log2(above[1])))
+    return step
 
 
 def _solve(problem: _Problem, tables: int, bits: float, correction: float) -> float:
@@ -245,6 +260,7 @@ def _segment_bits(code_length: float, lanes: int) -> float:
 def _coded(
     quantised: _Quantised, prior: Prior, transforms: Transforms, threads: int
 ) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
+    """The stream and the weights it decodes to. Raises Inexact if bases cannot be undone exactly."""
     header = quantised.header
     spans = header.segments()
 
@@ -253,8 +269,7 @@ def _coded(
         tables = prior.tables[header.shape]
         return encode_segment(quantised.points[index], level, header.lanes, transitions(header.n_states), tables)
 
-    stream = MatrixStream(header, map_threads(encode, range(len(spans)), threads))
     points = np.concatenate(quantised.points).reshape(header.m, header.n)
     weights = np.empty((header.m, header.n), np.float32)
     header.synthesis(transforms).place_all(points, weights, threads)
-    return stream, weights
+    return MatrixStream(header, map_threads(encode, range(len(spans)), threads)), weights

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core import steps, transform
-from nwc_core.basis import COLUMNS, ROWS, SHIFT, Basis
+from nwc_core.basis import COLUMNS, ROWS, SHIFT, Basis, Mixing
 from nwc_core.dequantise import Weights, dequantise, place
-from nwc_core.exact import LIMIT
 from nwc_core.threads import map_threads
 
 # Steps within an axis that is mixed may differ by this many eighths of an octave: 8 octaves of them, points of 22 bits,
@@ -20,6 +19,7 @@ from nwc_core.threads import map_threads
 MAX_STEP_RANGE = 8 * 8
 # Worked on at a time: larger arrays come fresh from the operating system, page by page, which takes longer than the sums.
 PIECE_WEIGHTS = 1 << 16
+_MIN_LINES = 32  # fewer at a time would spend their time reading the vectors of a basis from memory
 _FRACTION = 6  # bits below the step that are kept from one stage to the next: an error of 1/64 step costs nothing
 
 
@@ -28,7 +28,7 @@ def synthesise(
     step: np.float32,
     row_exponent: npt.NDArray[np.int32],
     column_exponent: npt.NDArray[np.int32],
-    bases: Sequence[Basis] = (),
+    bases: Sequence[Basis | Mixing] = (),
     matrix: npt.NDArray[np.int16] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Weights [m, n] from points [m, n], bit for bit the same everywhere.
@@ -94,6 +94,11 @@ class Synthesis:
         """Axes along which weights are sums over several points."""
         return {basis.axis for basis in self.bases} | ({COLUMNS} if self.matrix is not None else set())
 
+    @cached_property
+    def mixings(self) -> tuple[Mixing, ...]:
+        """The bases, ready to be applied."""
+        return tuple(basis.mixing() for basis in self.bases)
+
     def place(self, points: npt.NDArray[np.int32], rows: slice, columns: slice, out: Weights) -> None:
         """Fill some rows and columns of `out` [m, n] from their points; all those that are mixed must be among them.
 
@@ -102,34 +107,28 @@ class Synthesis:
         """
         exponents, part = (self.row_exponent[rows], self.column_exponent[columns]), out[rows, columns]
         if self.mixed:
-            place(synthesise(points, self.step, *exponents, self.bases, self.matrix), part)
+            place(synthesise(points, self.step, *exponents, self.mixings, self.matrix), part)
         else:
             dequantise(points, self.step * steps.power(exponents[0]), steps.power(exponents[1]), part)
 
     def place_all(self, points: npt.NDArray[np.int32], out: Weights, threads: int) -> None:
         """Fill `out` [m, n] from all points, piece by piece where an axis is not mixed. Raises as `place` does."""
+        self.mixings  # noqa: B018  made once here, not by every thread
         m, n = points.shape
         if ROWS not in self.mixed:
-            height = max(1, PIECE_WEIGHTS // n)
+            height = piece_lines(n)
             pieces = [(slice(first, first + height), slice(None)) for first in range(0, m, height)]
         elif COLUMNS not in self.mixed:
-            width = max(1, PIECE_WEIGHTS // m)
+            width = piece_lines(m)
             pieces = [(slice(None), slice(first, first + width)) for first in range(0, n, width)]
         else:
             pieces = [(slice(None), slice(None))]
         map_threads(lambda i: self.place(points[pieces[i]], *pieces[i], out), range(len(pieces)), threads)
 
 
-def stays_exact(peak: float, bases: Sequence[Basis], matrix: npt.NDArray[np.int16] | None) -> bool:
-    """Whether points up to `peak`, all of one step, are sure to be synthesised without Inexact."""
-    growths = [basis.growth for basis in reversed(bases)]
-    if matrix is not None:
-        growths.append(transform.growth(matrix))
-    for growth in growths:
-        if peak * growth >= LIMIT:
-            return False
-        peak *= growth * 2.0 ** (_FRACTION - SHIFT)  # in units of 2^-_FRACTION from here on
-    return True
+def piece_lines(length: int) -> int:
+    """Lines of this length to work on at a time."""
+    return max(_MIN_LINES, PIECE_WEIGHTS // length)
 
 
 def _rounded(values: npt.NDArray[np.float64], fraction: int) -> tuple[npt.NDArray[np.float64], int]:

@@ -32,7 +32,7 @@ from nwc_core.quantise import Unsuitable
 from nwc_core.reference.chunks import from_chunks, row_scales, to_chunks
 from nwc_core.reference.network import Network, float_array
 from nwc_core.reference.recipe import CHUNK, GAIN_STEP, MAX_GAIN, QUALITIES
-from nwc_core.reference.stream import MAX_LATENT, ReferenceStream, side_nbytes
+from nwc_core.reference.stream import MAX_LATENT, MAX_LATENTS_PER_BYTE, ReferenceStream, side_nbytes
 from nwc_core.reference.tables import LatentTables
 from nwc_core.wire import ByteReader, ByteWriter
 
@@ -208,6 +208,8 @@ class ReferenceCoder:
         side = stream.write(out, self.tables)
         if latents is None:
             return CodedMatrix(out.getvalue(), side, np.zeros((stream.m, stream.n), np.float32))
+        if latents.size > MAX_LATENTS_PER_BYTE * len(out):
+            raise Unsuitable  # no reader would take it
         return CodedMatrix(out.getvalue(), side, self.synthesise(stream, latents, threads))
 
 

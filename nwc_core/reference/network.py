@@ -28,6 +28,9 @@ _OUTPUTS = (
 )
 _PIECE = 4096  # chunks per task of a thread
 MAX_WIDTH, MAX_DEPTH = 1024, 16
+# depth * width^2: that of the published 4 blocks of 512. A weight takes no longer to decode than there, whatever a file
+# claims, and both halves fit into a codec file.
+MAX_BLOCK_WEIGHTS = 4 * 512 * 512
 WIDTH_STEP = 16  # widths are multiples: the kernel has no code for what is left over
 
 
@@ -149,6 +152,9 @@ class Network:
         if not (1 <= depth <= MAX_DEPTH and WIDTH_STEP <= width <= MAX_WIDTH and width % WIDTH_STEP == 0):
             wanted = f"[1 to {MAX_DEPTH}, width, width], width a multiple of {WIDTH_STEP}, at most {MAX_WIDTH}"
             raise FormatError(f"{where}, {prefix}.block", f"shape {list(block.shape)}", wanted)
+        if depth * width * width > MAX_BLOCK_WEIGHTS:
+            wanted = f"depth * width^2 of at most {MAX_BLOCK_WEIGHTS}"
+            raise FormatError(f"{where}, {prefix}.block", f"depth {depth}, width {width}", wanted)
         shapes = {
             "inner": (width, CHUNK),
             "inner_bias": (width,),

@@ -25,8 +25,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core import intvector, steps
-from nwc_core.dtypes import DTYPES
-from nwc_core.encoded import most_elements
 from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, ShapeTables
 from nwc_core.rans import MAX_LANES, Segment, decode_segment, encode_segment
 from nwc_core.reference.chunks import MIN_EXPONENT, chunk_count
@@ -38,6 +36,9 @@ from nwc_core.wire import ByteReader, ByteWriter
 _SEGMENT_CHUNKS = 1 << 16  # a lane's state of 32 bits costs 0.001 bit per weight at this length
 _LANE_LATENTS = 1 << 13  # and 0.004 at this one
 _EQUAL = 255
+# Latents for each byte of a stream, those that fill up a band included. Trained tables stay far below; made ones could
+# claim almost a hundred times as many, and latents are slow to decode: a megabyte would take days.
+MAX_LATENTS_PER_BYTE = 1024
 MAX_LATENT = 1 << 20  # far above any that is not an outlier's; the entropy coder's indices end at 2^22
 
 
@@ -123,11 +124,12 @@ class ReferenceStream:
 
     @classmethod
     def read(cls, reader: ByteReader, m: int, n: int, tables: LatentTables) -> ReferenceStream:
-        """Take a stream apart and check it, latents excepted.
+        """Take a stream, all that is left, apart and check it, latents excepted.
 
         Raises:
             FormatError: it is damaged.
         """
+        nbytes = reader.remaining
         scale = reader.f32()
         if scale == 0:
             return cls.zeros(m, n)
@@ -137,10 +139,10 @@ class ReferenceStream:
         if quality >= QUALITIES or gain >= GAINS or not 1 <= lanes <= MAX_LANES:
             wanted = f"below {QUALITIES}, below {GAINS}, 1 to {MAX_LANES}"
             raise reader.fail(f"quality {quality}, gain {gain}, {lanes} lanes", wanted)
-        # Filling up to whole chunks must not make many latents out of few weights that these bytes can hold.
         total = chunk_count(m, n)
-        if CHUNK * total > most_elements("nwc", DTYPES["F32"], reader.remaining):
-            raise reader.fail(f"{m} x {n} weights", f"as many as {reader.remaining} bytes can hold")
+        if CHUNK * total > MAX_LATENTS_PER_BYTE * nbytes:
+            wanted = f"at most {MAX_LATENTS_PER_BYTE * nbytes} latents"
+            raise reader.fail(f"{CHUNK * total} latents in {nbytes} bytes", wanted)
         exponents = _read_exponents(reader, m, tables.sets[MAX_GAIN])
         chunks = reader.varint()
         if chunks == 0:

@@ -18,7 +18,7 @@ from nwc_core.dtypes import from_torch
 from nwc_core.errors import UsageError
 from nwc_core.matrices import default_layout
 
-_HEAVY_TAILED_SHAPE = (256, 256)
+_HEAVY_TAILED, _HEAVY_TAILED_SHAPE = "samples of heavy tails/", (256, 256)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,8 +97,13 @@ def with_heavy_tails(dataset: WeightDataset, each: int, seed: int) -> WeightData
         "student-t-5": rng.standard_t(5, shape),
     }
     added = [
-        WeightMatrix(f"heavy tails/{name}[{index}]", values.astype(np.float32), 1)
+        WeightMatrix(f"{_HEAVY_TAILED}{name}[{index}]", values.astype(np.float32), 1)
         for name, stack in samples.items()
         for index, values in enumerate(stack)
     ]
     return WeightDataset(dataset.train + added, dataset.held_out)
+
+
+def is_heavy_tailed(matrix: WeightMatrix) -> bool:
+    """Whether a matrix comes from `with_heavy_tails`, not from a checkpoint."""
+    return matrix.name.startswith(_HEAVY_TAILED)

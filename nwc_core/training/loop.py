@@ -10,7 +10,6 @@ Every random draw is a function of the seed and the step, so a resumed run gives
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,10 +27,11 @@ from nwc_core.scales import Spread
 from nwc_core.training.checkpoint import damaged, load_state, save_state
 from nwc_core.training.config import TrainingConfig
 from nwc_core.training.counts import count_points
-from nwc_core.training.dataset import WeightDataset, WeightMatrix, with_heavy_tails
+from nwc_core.training.dataset import WeightDataset, WeightMatrix, is_heavy_tailed, with_heavy_tails
 from nwc_core.training.density import PriorNetwork, code_length, level_log2_s
 from nwc_core.training.objective import OrthonormalTransform, rate_distortion
 from nwc_core.training.principal import FixedTransform, principal_axes
+from nwc_core.training.schedule import cosine
 
 __all__ = ["Progress", "Trainer", "TrainingConfig"]
 
@@ -120,7 +120,7 @@ class Trainer:
         rng = np.random.default_rng([config.seed, state.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * _cosine(state.step / config.steps)
+            group["lr"] = config.learning_rate * cosine(state.step / config.steps)
         train = self.dataset.train
         sizes = np.sqrt([matrix.values.size for matrix in train])
         losses = []
@@ -175,7 +175,7 @@ class Trainer:
                 sums = torch.zeros(config.shapes, stacked.shape[1])
                 sums.index_add_(0, torch.tensor(state.shape_of), stacked)
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _cosine(step / config.fit_steps)
+                group["lr"] = config.learning_rate * cosine(step / config.fit_steps)
             loss = (sums * points.bits(self.network)).sum() / sums.sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -219,7 +219,11 @@ class Trainer:
             "architecture": "nwc",
             "config": asdict(self.config),
             "sources": self.sources,
-            "tensors": {"train": len(self.dataset.train), "held_out": len(self.dataset.held_out)},
+            "tensors": {
+                "train": sum(not is_heavy_tailed(matrix) for matrix in self.dataset.train),
+                "held_out": len(self.dataset.held_out),
+                "heavy_tailed": sum(is_heavy_tailed(matrix) for matrix in self.dataset.train),
+            },
             "curve": self.state.curve[:joint:thinned] + self.state.curve[joint:],
         }
         return Codec(Prior.from_pmf(self.network.pmf(_REACH)), self._integers(), provenance)
@@ -273,11 +277,6 @@ def _by_tails(matrices: list[WeightMatrix], shapes: int) -> list[int]:
         kurtosis.append(float(np.mean(z**4) / np.mean(z**2) ** 2))
     rank = np.argsort(np.argsort(kurtosis))
     return [int(r) * shapes // len(matrices) for r in rank]
-
-
-def _cosine(done: float) -> float:
-    """Share of the learning rate left when this share of the steps is done: the last ones average the noise out."""
-    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _chunk(columns: int) -> int:

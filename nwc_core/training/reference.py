@@ -23,12 +23,13 @@ from nwc_core.codec import Codec
 from nwc_core.codec_file import PAPER
 from nwc_core.errors import UsageError
 from nwc_core.reference.chunks import row_scales, to_chunks
-from nwc_core.reference.network import MAX_DEPTH, MAX_WIDTH, WIDTH_STEP
+from nwc_core.reference.network import MAX_BLOCK_WEIGHTS, MAX_DEPTH, MAX_WIDTH, WIDTH_STEP
 from nwc_core.reference.recipe import CHUNK, QUALITIES
 from nwc_core.training.autoencoder import Autoencoder
 from nwc_core.training.checkpoint import damaged, load_state, save_state
 from nwc_core.training.dataset import WeightDataset, WeightMatrix
 from nwc_core.training.export import export, held_out_levels
+from nwc_core.training.schedule import cosine
 
 _LOG_EVERY = 50
 _CURVE_POINTS = 20  # in the provenance
@@ -36,9 +37,11 @@ _DENSITY_RATE = 5  # densities have few parameters and learn at this multiple of
 _RANGES = {
     "seed": "0 or more",
     "width": f"a multiple of {WIDTH_STEP} from {2 * CHUNK} to {MAX_WIDTH}",
-    "depth": f"1 to {MAX_DEPTH}",
+    "depth": f"1 to {MAX_DEPTH}, and depth * width^2 at most {MAX_BLOCK_WEIGHTS}",
     "steps": "1 or more",
     "batch": f"a multiple of {QUALITIES}",
+    "learning_rate": "more than 0, and finite",
+    "warmup": "1 or more",
     "distortion_weight": "1 to 100000",
     "held_out": "a share from 0 to less than 1",
 }
@@ -55,7 +58,7 @@ class ReferenceConfig:
         steps: batches.
         batch: chunks in a batch.
         learning_rate: of Adam, at its highest.
-        warmup: steps over which it rises.
+        warmup: steps over which it rises; 1 is none.
         distortion_weight: lambda, one of the published ones: the four levels come to lie between 2.9 and 5.9 bits.
         held_out: share of tensors never trained on.
     """
@@ -75,9 +78,11 @@ class ReferenceConfig:
         wanted = {
             "seed": self.seed >= 0,
             "width": 2 * CHUNK <= self.width <= MAX_WIDTH and self.width % WIDTH_STEP == 0,
-            "depth": 1 <= self.depth <= MAX_DEPTH,
+            "depth": 1 <= self.depth <= MAX_DEPTH and self.depth * self.width**2 <= MAX_BLOCK_WEIGHTS,
             "steps": self.steps >= 1,
             "batch": self.batch >= 1 and self.batch % QUALITIES == 0,
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "warmup": self.warmup >= 1,
             "distortion_weight": 1 <= self.distortion_weight <= 1e5,
             "held_out": 0 <= self.held_out < 1,
         }
@@ -152,7 +157,7 @@ class ReferenceTrainer:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        rate = config.learning_rate * min(1, (self.step + 1) / config.warmup) * _cosine(self.step / config.steps)
+        rate = config.learning_rate * min(1, (self.step + 1) / config.warmup) * cosine(self.step / config.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         batch = torch.from_numpy(chunks[rng.integers(0, len(chunks), config.batch)])
@@ -189,8 +194,3 @@ class ReferenceTrainer:
 
 def _chunks(matrix: WeightMatrix) -> np.ndarray[Any, np.dtype[np.float32]]:
     return to_chunks(matrix.values, *row_scales(matrix.values))
-
-
-def _cosine(done: float) -> float:
-    """Share of the learning rate left when this share of the steps is done."""
-    return 0.5 * (1 + math.cos(math.pi * done))

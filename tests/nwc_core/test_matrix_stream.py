@@ -13,7 +13,7 @@ from codec_samples import sample_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nwc_core import fused, matrix_stream
+from nwc_core import fused, synthesis
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.errors import FormatError
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream
@@ -90,12 +90,19 @@ def test_pieces_and_threads_change_nothing(
     threads: int,
 ) -> None:
     n = 9 * groups
-    stream, points = make_stream(m, n, seed=seed, lanes=lanes, lines=lines, by_columns=by_columns, transform=transform)
+    m = max(m, 2) if axis == ROWS else m  # there is no basis of one row
+    stream, points = make_stream(
+        m, n, seed=seed, lanes=lanes, lines=lines, by_columns=by_columns, transform=transform, axis=axis
+    )
     assert (stream.points(CODEC.prior, "x", threads) == points).all()
     header = stream.header
     steps, matrix = (header.step, header.row_exponent, header.column_exponent), CODEC.transforms[0]
     expected = synthesise(points, *steps, header.bases, matrix if transform else None)
-    with patch.object(matrix_stream, "PIECE_WEIGHTS", piece), patch.object(fused, "_PIECE_WEIGHTS", piece):
+    with (
+        patch.object(synthesis, "PIECE_WEIGHTS", piece),
+        patch.object(synthesis, "_MIN_LINES", 1),
+        patch.object(fused, "_PIECE_WEIGHTS", piece),
+    ):
         weights, short = np.empty((m, n), np.float32), np.empty((m, n), np.uint16)
         stream.weights_into(weights, CODEC.prior, CODEC.transforms, "x", threads)
         stream.weights_into(short, CODEC.prior, CODEC.transforms, "x", threads)

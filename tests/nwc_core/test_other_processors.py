@@ -1,4 +1,4 @@
-"""Kernels compiled for processors with narrower vectors, or hardly any, find the same points and words."""
+"""Kernels compiled for processors with narrower vectors, or hardly any, find the same points, words and weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+import numpy.typing as npt
 import pytest
 from codec_samples import sample_codec, sigma
 
+from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.prior import LEVELS
 from nwc_core.rans import decode_segment, encode_segment
+from nwc_core.reference.network import Network
+from nwc_core.reference.recipe import CHUNK
+from nwc_core.synthesis import Synthesis, synthesise
 from nwc_core.trellis import search, transitions
 
 SSE = "+sse2,+cx16,+64bit,+cmov,+fxsr,+mmx"
@@ -23,8 +30,16 @@ PROCESSORS = {"x86-64": SSE, "haswell": f"{SSE},+sse3,+ssse3,+sse4.1,+sse4.2,+po
 
 
 def digest() -> str:
-    """Of what searching and coding gives over all levels, with vectors and without."""
-    found, tables = hashlib.sha256(), sample_codec().prior.tables[0]
+    """Of everything below."""
+    found = hashlib.sha256()
+    for part in (*points_and_words(), *bases_and_weights(), *reference_networks()):
+        found.update(part.tobytes())
+    return found.hexdigest()
+
+
+def points_and_words() -> Iterator[npt.NDArray[Any]]:
+    """What searching and coding gives over all levels, with vectors and without."""
+    tables = sample_codec().prior.tables[0]
     for lanes, n_states in ((1, 4), (17, 8), (32, 8), (32, 64)):
         rng = np.random.default_rng(lanes)
         level = rng.integers(0, LEVELS, 3000).astype(np.uint8)
@@ -34,9 +49,35 @@ def digest() -> str:
         segment = encode_segment(points, level, lanes, transitions(n_states), tables)
         assert (decode_segment(segment, level, transitions(n_states), tables, "x") == points).all()
         assert segment.escapes.size
-        for part in (points, segment.states, segment.words, segment.escapes):
-            found.update(part.tobytes())
-    return found.hexdigest()
+        yield from (points, segment.states, segment.words, segment.escapes)
+
+
+def bases_and_weights() -> Iterator[npt.NDArray[Any]]:
+    """Bases of both axes, and weights in float32 and as bfloat16, with bases and the transform and without."""
+    rng = np.random.default_rng(1)
+    m, n = 40, 54
+    points = rng.integers(-100, 101, (m, n)).astype(np.int32)
+    exponents = [rng.integers(-20, 21, size).astype(np.int32) for size in (m, n)]
+    bases = []
+    for axis, size, rank in ((COLUMNS, n, 7), (ROWS, m, 5), (COLUMNS, 27, 26)):
+        bases.append(Basis(axis, np.tril(rng.integers(1, 300, (size, rank))).astype(np.int32)))
+        yield bases[-1].mixing().b
+    for chosen, matrix in ([], None), ([], 0), (bases[:1], None), (bases[1:2], 0), (bases[:2], None), (bases[2:], 0):
+        transform = None if matrix is None else sample_codec().transforms[matrix]
+        step = np.float32(0.0123)
+        yield synthesise(points, step, *exponents, chosen, transform)
+        short = np.empty((m, n), np.uint16)
+        Synthesis(step, *exponents, tuple(chosen), transform).place_all(points, short, 1)
+        yield short
+
+
+def reference_networks() -> Iterator[npt.NDArray[Any]]:
+    """What a network of every kind of layer gives, for a number of chunks that leaves some lanes unused."""
+    rng = np.random.default_rng(2)
+    width, depth = 48, 2
+    shapes = [(width, CHUNK), (width,), (depth, width, width), *[(depth, width)] * 3, (CHUNK, width), (CHUNK,)]
+    network = Network(*(rng.standard_normal(shape, np.float32) * np.float32(0.3) for shape in shapes))
+    yield network(rng.standard_normal((150, CHUNK), np.float32) * 5, rng.uniform(0.5, 2, width).astype(np.float32))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,15 @@ from reference_samples import reference_codec, reference_coder, trained
 from nwc_core.codec import Codec
 from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import FormatError, UsageError
+from nwc_core.prior import TABLE_LEVELS, TOTAL
+from nwc_core.quantise import Unsuitable
 from nwc_core.reference.chunks import MIN_EXPONENT, from_chunks, row_scales, to_chunks
 from nwc_core.reference.coder import ReferenceCoder
 from nwc_core.reference.network import Network
-from nwc_core.reference.recipe import CHUNK, MAX_GAIN, NORM_EPSILON, QUALITIES
-from nwc_core.reference.stream import ReferenceStream
-from nwc_core.wire import ByteReader
+from nwc_core.reference.recipe import CHUNK, GAINS, MAX_GAIN, NORM_EPSILON, QUALITIES
+from nwc_core.reference.stream import MAX_LATENTS_PER_BYTE, ReferenceStream
+from nwc_core.reference.tables import LatentTables
+from nwc_core.wire import ByteReader, ByteWriter
 
 CODEC, CODER = reference_codec(), reference_coder()
 Floats = npt.NDArray[np.float32]
@@ -224,7 +228,7 @@ def coded() -> tuple[bytes, Floats]:
         (slice(6, 7), bytes([0]), "0 lanes"),
         (slice(7, 9), bytes([2, 255]), "row exponents around 1"),
         (slice(8, 9), bytes([64]), "table 64"),
-        (slice(7, None), b"", "as many as 0 bytes can hold"),
+        (slice(7, None), b"", "0 bytes left"),
         (slice(-1, None), b"", "bytes can hold|bytes left"),
     ],
 )
@@ -251,10 +255,49 @@ def test_any_flipped_bit_is_an_error_or_changes_only_values() -> None:
 
 def test_few_bytes_cannot_claim_many_weights() -> None:
     data = coded()[0]
-    with pytest.raises(FormatError, match="as many as"):
+    with pytest.raises(FormatError, match=f"in {len(data)} bytes; wanted at most"):
         CODER.read(ByteReader(data, "x"), 1, 1 << 24)  # filled up to 16 times as many
     with pytest.raises(FormatError, match=r"row exponents|segments|escapes|entropy code"):
         _weights(data, 16, 1 << 12, "x")
+
+
+def free_zeros() -> ReferenceCoder:
+    """With tables under which zeros cost next to nothing: no training gives such, but a file may hold them."""
+    width = np.ones((GAINS, TABLE_LEVELS), np.uint8)
+    freq = np.tile(np.array([1, TOTAL - 3, 1, 1], np.uint16), width.size)
+    return replace(CODER, tables=LatentTables(width, freq))
+
+
+def test_tables_under_which_zeros_are_free_cannot_claim_many_weights_either() -> None:
+    coder = free_zeros()
+    m, n = 1024, 512
+    zeros = np.zeros((m // CHUNK * n, CHUNK), np.int32)
+    stream = ReferenceStream.encode(m, n, np.float32(1), 0, MAX_GAIN, np.zeros(m, np.int32), zeros, coder.tables)
+    out = ByteWriter()
+    stream.write(out, coder.tables)
+    data = out.getvalue()
+    assert len(data) * MAX_LATENTS_PER_BYTE < m * n
+    with pytest.raises(FormatError, match=rf"layer.3.* found {m * n} latents in {len(data)} bytes"):
+        coder.read(ByteReader(data, "layer.3"), m, n)
+    enough = data + bytes(m * n // MAX_LATENTS_PER_BYTE - len(data))
+    assert coder.read(ByteReader(enough, "layer.3"), m, n).stream.m == m
+
+
+def test_what_no_reader_would_take_is_not_written() -> None:
+    coder = free_zeros()
+    weight = np.zeros((1024, 512), np.float32)
+    weight[5, 7] = 1
+    with pytest.raises(Unsuitable):
+        coder.encode(weight, 0.01, n_states=1, taps=1, threads=1)
+    with pytest.raises(Unsuitable):
+        coder.encode_native(weight, 0)
+    tensor = torch.from_numpy(weight)
+    encoded = Codec.of(coder, {}).encode(tensor, 0.01)
+    assert encoded.coder == "zstd"
+    # The shipped tables are far from that: they code even this, at a twentieth of the limit.
+    shipped = Codec.load("nwc-paper").coder
+    data = shipped.encode(weight[:256], 0.01, n_states=1, taps=1, threads=1).data
+    assert len(data) * MAX_LATENTS_PER_BYTE > 20 * 256 * 512
 
 
 def test_the_shipped_reference() -> None:

@@ -66,6 +66,10 @@ def halves(*shape: int) -> np.ndarray:
         (with_array("analysis.block", halves(2, 1040, 1040)), r"shape \[2, 1040, 1040\]; wanted .* at most 1024"),
         (with_array("analysis.block", halves(2, 24, 24)), "a multiple of 16"),
         (with_array("analysis.block", halves(40, 16, 16)), "1 to 16"),
+        (
+            with_array("synthesis.block", halves(5, 512, 512)),
+            r"depth 5, width 512; wanted depth \* width\^2 of at most",
+        ),
         (with_array("embedding", halves(4, 16)), "embedding: found float16"),
         (with_array("latents.centre", halves(64)), "latents.centre"),
         (with_array("extra", halves(3)), "tensors extra"),

@@ -91,7 +91,15 @@ def test_work_of_another_run_is_refused(tmp_path: Path) -> None:
         ReferenceTrainer(dataset(), short, [], work)
 
 
-BAD = {"width": (24, 40, 2048), "depth": (0,), "batch": (6,), "steps": (0,), "held_out": (1.0,)}
+BAD = {
+    "width": (24, 40, 2048),
+    "depth": (0, 5),
+    "batch": (6,),
+    "steps": (0,),
+    "held_out": (1.0,),
+    "warmup": (0, -1),
+    "learning_rate": (0.0, -1e-3, math.nan, math.inf),
+}
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BAD.items() for value in values])

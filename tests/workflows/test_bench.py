@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from bench_samples import checkpoint, samples
 
+from nwc_core.codec import Codec
 from nwc_core.matrices import Layout
 from nwc_workflows.bench import codec as bench_codec
 from nwc_workflows.bench import speed as bench_speed
-from nwc_workflows.bench.contenders import CodecContender
+from nwc_workflows.bench.contenders import CodecContender, IdealScalarContender
 from nwc_workflows.bench.measure import Measurement
+from nwc_workflows.bench.results import CodecBench
+from nwc_workflows.bench.sources import SOURCES
+from nwc_workflows.train import find_sources
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--size", "512x1024")
@@ -111,6 +116,23 @@ def test_rates_are_sorted_and_compiling_is_not_timed(nwc: Run, monkeypatch: pyte
     said = measured(nwc, "codec", *arguments, "--bits", "4")
     assert [point["wanted"] for point in said["sources"][0]["points"]] == [2.5, 4.0]
     assert seen == [(64, 64), (96, 64), (96, 64)]
+
+
+def test_the_progress_reaches_its_end_whatever_is_left_out(codec: Codec, tmp_path: Path) -> None:
+    path = checkpoint(
+        tmp_path,
+        "model",
+        constant=torch.ones(64, 64),
+        mask=(samples("gaussian", 64, 64) > 0).float(),  # for which the lossless coder wins, and not at once
+        w=samples("gaussian", 64, 64),
+    )
+    first = [CodecContender("default", codec, "fast")]
+    plan = CodecBench([first, [IdealScalarContender()]], [3.0, 4.0])
+    opened, chosen = find_sources([str(path)]), [SOURCES["laplace"]]
+    done: list[float] = []
+    results = bench_codec.run(plan, chosen, (64, 64), opened, done.append)
+    assert set(results.lossless) == {"model/constant", "model/mask"}
+    assert sum(done) == bench_codec.encodings(plan, chosen, opened) == 2 * 2 + 3 * (2 + 3)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from bench_samples import QUICK, checkpoint, kernels, samples
 
+import nwc_core
 from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
 from nwc_core.matrices import default_layout
@@ -126,8 +128,11 @@ def test_the_loss_is_that_at_equal_error(codec: Codec, tmp_path: Path) -> None:
         .measure(weight, default_layout((128, 256)), whole.bits + lost["scalar quantiser", 3.0])
     )
     assert again is not None
-    assert again.bits - whole.bits == pytest.approx(lost["scalar quantiser", 3.0], abs=0.005)
-    assert again.mse == pytest.approx(whole.mse, rel=0.02)
+    # The encoder may miss the rate by a little: what that does to the error is worth half the log of its change.
+    missed = 0.5 * math.log2(again.mse / whole.mse)
+    assert abs(missed) < 0.02
+    # Side information of so small a matrix comes in steps: the loss is not quite the same at neighbouring rates.
+    assert again.bits + missed - whole.bits == pytest.approx(lost["scalar quantiser", 3.0], abs=0.015)
 
 
 def test_every_number_of_states_is_what_it_says(codec: Codec) -> None:
@@ -167,6 +172,37 @@ def test_a_codec_is_trained_once_and_training_resumes(tmp_path: Path) -> None:
     assert seen == [(36, "train a / b")]
     Workshop(work, show).codec("a / b", sources, replace(config, seed=1))
     assert len(seen) == len(list(work.iterdir())) == 2
+
+
+def test_other_code_or_packages_train_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = find_sources([str(checkpoint(tmp_path, "a", w=samples("gaussian", 64, 64)))])
+    work = tmp_path / "work"
+    work.mkdir()
+    workshop = Workshop(work, silently)
+    first = workshop.codec("a", sources, QUICK)
+    packages = trained.environment()["packages"]
+    monkeypatch.setattr(trained, "environment", lambda: {"packages": {**packages, "torch": "0.0"}})
+    assert workshop.codec("a", sources, QUICK).to_bytes() == first.to_bytes()
+    monkeypatch.setattr(trained, "_CODE", "another")
+    workshop.codec("a", sources, QUICK)
+    assert len(list(work.glob("*.safetensors"))) == 3
+
+
+def test_the_digest_of_the_code_is_that_of_what_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = shutil.copytree(
+        Path(nwc_core.__file__).parent, tmp_path / "core", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__")
+    )
+    before = trained.code_digest()
+    monkeypatch.setattr(nwc_core, "__file__", str(core / "__init__.py"))
+    assert trained.code_digest() == before
+    with (core / "codecs" / "README.md").open("a") as file:
+        file.write("more")
+    assert trained.code_digest() == before
+    for name in ("training/loop.py", "training/density.py", "quantise.py", "decorrelate.py", "scales.py"):
+        with (core / name).open("a") as file:
+            file.write("# more\n")
+        assert trained.code_digest() != before
+        before = trained.code_digest()
 
 
 @pytest.mark.parametrize("bits", [2.0, 5.0])

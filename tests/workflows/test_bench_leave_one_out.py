@@ -187,6 +187,16 @@ def test_wrong_usage(nwc: Run, three: list[str]) -> None:
         assert "Traceback" not in err
 
 
+def test_kernels_left_out_are_named_too(three: list[str], codec: Codec, tmp_path: Path) -> None:
+    bare = checkpoint(tmp_path, "bare", kernel=torch.ones(24, 24, 3, 3))
+    families = find_families([str(bare), three[0].split(",")[0]])
+    plan = LeaveOneOut(families, ["fast"], find_contenders(["ideal-scalar"], ["fast"]), [3.0])
+    report = LeaveOneOutReport(plan, [plan.measure(family, codec, silently) for family in families])
+    assert "left out of kernels, since coded without loss: bare/kernel" in report.text()
+    found = report.data()["families"][0]
+    assert found["coded_losslessly"] == found["convolutions_coded_losslessly"] == ["bare/kernel"]
+
+
 def test_family_of_nothing_lossy(three: list[str], codec: Codec, tmp_path: Path) -> None:
     bare = checkpoint(tmp_path, "bare", bias=torch.zeros(64), constant=torch.ones(64, 64))
     families = find_families([str(bare), three[0].split(",")[0]])
@@ -194,6 +204,7 @@ def test_family_of_nothing_lossy(three: list[str], codec: Codec, tmp_path: Path)
     report = LeaveOneOutReport(plan, [plan.measure(family, codec, silently) for family in families])
     assert report.savings["bare"].references == []
     assert len(report.savings["all"].references[0].saved) == 1
-    assert "bare/constant" in report.text()
+    assert "left out, since coded without loss: bare/constant\n" in report.text() + "\n"
+    assert "of kernels" not in report.text()
     assert [path.name for path in report.write_plots(tmp_path)] == ["saved.png"]
     assert isinstance(families[0], Family)

@@ -64,8 +64,12 @@ class Fake:
     def label(self) -> str:
         return f"{self.name}:{self.preset}" if self.preset else self.name
 
+    @property
+    def own_rates(self) -> bool:
+        return bool(self.own)
+
     def settings(self, rates: Sequence[float]) -> Sequence[float]:
-        return self.own or rates
+        return self.own or tuple(rates)
 
     def measure(self, *_: object) -> None:
         raise AssertionError
@@ -73,7 +77,7 @@ class Fake:
 
 def tensor(bench: CodecBench, name: str, rows: int, gaps: dict[str, float], variance: float = 1.0) -> TensorResult:
     coded = {
-        c.label: points(gaps[c.label], bench.tensor_settings(c), wanted=not getattr(c, "own", ()), variance=variance)
+        c.label: points(gaps[c.label], bench.tensor_settings(c), wanted=not c.own_rates, variance=variance)
         for c in bench.contenders
     }
     return TensorResult("model", name, "F32", (rows, 10), rows * 10, variance, coded)
@@ -112,6 +116,13 @@ def test_presets_meet_their_like_and_own_rates_count_only_in_between() -> None:
     assert saved["ours:default", "paper", 4.0] == pytest.approx(0.25)
     assert saved["ours:default", BEST, 2.0] == pytest.approx(0.05)
     assert {label for label, _, _ in saved} == {"ours:fast", "ours:default"}
+
+
+def test_a_contender_with_rates_of_its_own_is_only_compared_with() -> None:
+    gaps = {"ours:default": 0.1, "paper": 0.3, "paper:native": 0.2}
+    bench = CodecBench([[PAPER, NATIVE], [OURS]], [2.0, 4.0])
+    found = compare(bench, [tensor(bench, "a", 1, gaps)])
+    assert {(c.label, c.baseline) for c in found} == {("paper", "ours:default")}
 
 
 def test_summary_of_tensors() -> None:

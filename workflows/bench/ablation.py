@@ -24,6 +24,10 @@ class _Changed(CodecContender):
 
     chosen: tuple[float, ...] = ()
 
+    @property
+    def own_rates(self) -> bool:
+        return True
+
     def settings(self, rates: Sequence[float]) -> Sequence[float]:
         return self.chosen
 

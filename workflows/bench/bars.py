@@ -11,30 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nwc_workflows.bench.plots import check_matplotlib
+from nwc_workflows.bench.plot_style import DPI, STYLE, check_matplotlib
 from nwc_workflows.bench.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#D55E00", "#666666")
-_DPI = 150
 _THICKNESS = 0.8  # of a group of bars, where groups are 1 apart
 _INCHES_PER_BAR, _INCHES_PER_GROUP, _INCHES_AROUND = 0.13, 0.14, 1.7
 _PANEL_INCHES, _LABEL_INCHES = 3.6, 3.6
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "x",
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "ytick.major.size": 0,
-}
+_STYLE: Any = {**STYLE, "axes.spines.left": False, "axes.grid.axis": "x", "ytick.major.size": 0}
 
 
 @dataclass(frozen=True)
@@ -80,7 +67,7 @@ def write_bars(path: Path, title: str, unit: str, names: Sequence[str], panels: 
         figure.suptitle(title, fontsize=12)
         if count > 1:
             figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path, dpi=DPI)
     return path
 
 

@@ -8,6 +8,7 @@ import torch
 
 from nwc_core.codec import MIN_LOSSY_WEIGHTS, lossy_candidate
 from nwc_core.matrices import Layout, default_layout
+from nwc_workflows.bench.contenders import Contender
 from nwc_workflows.bench.results import CodecBench, CodecResults, Points, SourceResult, TensorResult
 from nwc_workflows.bench.sources import SOURCES, Source
 from nwc_workflows.sources import SourceTensor, read_bytes, to_tensor
@@ -31,7 +32,7 @@ def run(
         bench: contenders and rates.
         sources: `size` [rows, columns] samples of each are coded.
         checkpoints: every tensor of theirs that the lossy coder takes is coded.
-        on_progress: gets encodings as they are done, of `encodings` in all.
+        on_progress: gets encodings as they are done or turn out not to be needed, `encodings` in all.
     """
     torch.set_num_threads(1)
     for contender in bench.contenders:  # kernels are compiled before anything is timed
@@ -51,11 +52,15 @@ def run(
 
 
 def encodings(bench: CodecBench, sources: Sequence[Source], checkpoints: Sequence[TrainingSource]) -> int:
-    """How many encodings `run` makes at most."""
+    """How many encodings `run` makes, or finds that it need not make."""
     tensors = sum(len(lossy_tensors(checkpoint)) for checkpoint in checkpoints)
     of_a_source = sum(len(contender.settings(bench.rates)) for contender in bench.contenders)
-    of_a_tensor = sum(len(bench.tensor_settings(contender)) for contender in bench.contenders)
-    return len(sources) * of_a_source + tensors * of_a_tensor
+    return len(sources) * of_a_source + tensors * len(_tensor_work(bench))
+
+
+def _tensor_work(bench: CodecBench) -> list[tuple[Contender, float]]:
+    """The encodings of a tensor, each by whom and at what."""
+    return [(contender, setting) for contender in bench.contenders for setting in bench.tensor_settings(contender)]
 
 
 def lossy_tensors(checkpoint: TrainingSource) -> list[SourceTensor]:
@@ -96,17 +101,17 @@ def _code_tensor(
     if bench.max_weights:
         weight = sample_rows(weight, layout, bench.max_weights)
     variance = float(weight.double().var(correction=0))
+    work = _tensor_work(bench)
     if not (weight.isfinite().all() and variance > 0):
+        on_progress(len(work))
         return None
-    points: Points = {}
-    for contender in bench.contenders:
-        found = []
-        for setting in bench.tensor_settings(contender):
-            measured = contender.measure(weight, layout, setting)
-            if measured is None or measured.mse == 0:
-                return None
-            found.append(measured)
-            on_progress(1)
-        points[contender.label] = found
+    points: Points = {contender.label: [] for contender in bench.contenders}
+    for done, (contender, setting) in enumerate(work):
+        measured = contender.measure(weight, layout, setting)
+        if measured is None or measured.mse == 0:
+            on_progress(len(work) - done)  # those that need not be made count as done: the bar reaches its end
+            return None
+        points[contender.label].append(measured)
+        on_progress(1)
     name, dtype, shape = tensor.name, tensor.dtype.name, tensor.shape
     return TensorResult(checkpoint.name, name, dtype, shape, weight.numel(), variance, points)

@@ -32,6 +32,8 @@ class Contender(Protocol):
         name: of the codec.
         preset: of the encoder; None where it has none.
         label: unique in a benchmark.
+        own_rates: it is measured at rates of its own, whichever are asked for, so that others can be compared with it at
+            equal error but not it with others.
     """
 
     @property
@@ -42,6 +44,9 @@ class Contender(Protocol):
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def own_rates(self) -> bool: ...
 
     def settings(self, rates: Sequence[float]) -> Sequence[float]:
         """What to measure it at where these rates are asked for: the rates, or settings of its own."""
@@ -59,6 +64,10 @@ class CodecContender:
     name: str
     codec: Codec
     preset: str | None
+
+    @property
+    def own_rates(self) -> bool:
+        return False
 
     @property
     def label(self) -> str:
@@ -83,6 +92,7 @@ class NativeContender:
     codec: Codec
     coder: ReferenceCoder
     preset: None = None
+    own_rates: bool = True
 
     @property
     def label(self) -> str:
@@ -119,6 +129,7 @@ class IdealScalarContender:
     name: str = IDEAL_SCALAR
     preset: None = None
     label: str = IDEAL_SCALAR
+    own_rates: bool = False
 
     def settings(self, rates: Sequence[float]) -> Sequence[float]:
         return rates

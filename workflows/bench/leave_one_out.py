@@ -38,6 +38,7 @@ class LeftOut:
         tensors: coded by the codec and the references.
         convolutions: kernels of 3x3, coded with the codec's transform and without.
         lossless: "checkpoint/tensor" of those that someone coded without loss, and that therefore do not count.
+        lossless_convolutions: the same, of kernels of 3x3.
     """
 
     family: Family
@@ -45,6 +46,7 @@ class LeftOut:
     tensors: Sequence[TensorResult]
     convolutions: Sequence[TensorResult]
     lossless: Sequence[str]
+    lossless_convolutions: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class LeaveOneOut:
         with show(work, f"measure {family.name}") as progress:
             found = run(bench, [], (0, 0), family.sources, progress.advance)
             convolutions = run(of_kernels, [], (0, 0), kernels, progress.advance)
-        return LeftOut(family, codec, found.tensors, convolutions.tensors, found.lossless)
+        return LeftOut(family, codec, found.tensors, convolutions.tensors, found.lossless, convolutions.lossless)
 
     def savings(self, results: Sequence[LeftOut]) -> Savings:
         """Over the tensors of one family or of several."""

@@ -74,9 +74,10 @@ class LeaveOneOutReport:
         for reference, families in self.known.items():
             if families:
                 parts.append(f"{reference} was trained on: {', '.join(families)}")
-        lossless = [name for result in self.results for name in result.lossless]
-        if lossless:
-            parts.append(f"left out, since coded without loss: {', '.join(map(name_text, lossless))}")
+        for what, of in (("", "lossless"), (" of kernels", "lossless_convolutions")):
+            names = [name for result in self.results for name in getattr(result, of)]
+            if names:
+                parts.append(f"left out{what}, since coded without loss: {', '.join(map(name_text, names))}")
         return "\n".join(parts).rstrip()
 
     def data(self) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class LeaveOneOutReport:
                     "tensors": list(map(_tensor, result.tensors)),
                     "convolutions": list(map(_tensor, result.convolutions)),
                     "coded_losslessly": list(result.lossless),
+                    "convolutions_coded_losslessly": list(result.lossless_convolutions),
                     "saved": _savings_data(self.savings[result.family.name]),
                 }
                 for result in self.results

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nwc_core.codec import PRESETS
-from nwc_core.errors import UsageError
 from nwc_workflows.bench.contenders import Contender
+from nwc_workflows.bench.plot_style import DPI, STYLE, check_matplotlib
 from nwc_workflows.bench.results import CodecBench, CodecResults, SourceResult
 from nwc_workflows.bench.summary import Comparison, TensorSummary, compare, summarise
 
@@ -31,26 +30,8 @@ _OF_PRESET = {
 }
 _OF_CODEC = (("#D55E00", "v"), ("#CC79A7", "P"), ("#666666", "X"))  # those without presets
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # by codec
-_DPI = 150
 _ASIDE = 0.05  # bits per weight between intervals at one rate
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 _DECIBEL = 10 * math.log10(2)  # of a factor of two
-
-
-def check_matplotlib() -> None:
-    """Raises UsageError, naming the extra to install, where matplotlib is missing."""
-    if find_spec("matplotlib") is None:
-        raise UsageError("plots need matplotlib, which is not installed; wanted: pip install 'nwc[plots]'")
 
 
 def write_plots(results: CodecResults, folder: Path) -> list[Path]:
@@ -61,7 +42,7 @@ def write_plots(results: CodecResults, folder: Path) -> list[Path]:
 
     summaries, comparisons = summarise(results.bench, results.tensors), compare(results.bench, results.tensors)
     written = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for result in results.sources:
             figure = Figure(figsize=(11.5, 4.6), layout="constrained")
             _draw_source(figure, results.bench, result)
@@ -79,7 +60,7 @@ def write_plots(results: CodecResults, folder: Path) -> list[Path]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
     return path
 
 
@@ -93,8 +74,7 @@ def _styles(bench: CodecBench) -> dict[str, dict[str, Any]]:
         dash = next(dashes) if of_codec is None else _DASHES[0]
         for contender in group:
             colour, marker = of_codec or _OF_PRESET[str(contender.preset)]
-            # Second contenders of a codec without presets: its own rates, with nothing in between.
-            own = contender.preset is None and contender is not group[0]
+            own = contender.own_rates  # with nothing in between
             styles[contender.label] = {
                 "color": colour,
                 "marker": marker,

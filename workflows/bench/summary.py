@@ -100,8 +100,8 @@ def compare(bench: CodecBench, tensors: Sequence[TensorResult]) -> list[Comparis
         return []
     out = []
     for contender in bench.groups[0]:
-        if contender.settings(bench.rates) is not bench.rates:
-            continue  # it has rates of its own
+        if contender.own_rates:
+            continue
         rivals = [_rivals(contender, group) for group in bench.groups[1:]]
         baselines = [(against[0].label, against) for against in rivals]
         if len(rivals) > 1:

@@ -10,8 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import nwc_core
+import nwc_workflows.train
 from nwc_core.codec import Codec
 from nwc_core.training.config import TrainingConfig
+from nwc_workflows.bench.environment import environment
 from nwc_workflows.progress import Progress
 from nwc_workflows.train import TrainingSource, train
 
@@ -32,6 +35,8 @@ class Workshop:
 
     def codec(self, name: str, sources: Sequence[TrainingSource], config: TrainingConfig) -> Codec:
         """The codec that this configuration gives on these sources; `name` is for people.
+
+        One that was kept is taken only if the same code and packages trained it.
 
         Raises:
             NwcError: a source or a kept file cannot be read, see `train` and `Codec.load`.
@@ -59,8 +64,27 @@ class Workshop:
 
 def _identity(sources: Sequence[TrainingSource], config: TrainingConfig) -> str:
     """Of everything that determines a trained codec."""
-    determined = {"config": asdict(config), "sources": [(source.name, source.sha256) for source in sources]}
+    determined = {
+        "config": asdict(config),
+        "sources": [(source.name, source.sha256) for source in sources],
+        "packages": environment()["packages"],
+        "code": _CODE,
+    }
     return hashlib.sha256(json.dumps(determined, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_digest() -> str:
+    """Of the code that trains: all of the codec's own, since the trainer quantises with the codec that it makes."""
+    core = Path(nwc_core.__file__).parent
+    training = [*sorted((core / "training").glob("*.py")), Path(nwc_workflows.train.__file__)]
+    digest = hashlib.sha256()
+    for file in [*sorted(core.glob("*.py")), *training]:
+        data = file.read_bytes()
+        digest.update(f"{file.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+_CODE = code_digest()  # as this process runs it, whatever becomes of the files while it trains
 
 
 def _file_name(name: str) -> str:

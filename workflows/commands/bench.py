@@ -8,9 +8,9 @@ import click
 
 from nwc_workflows.commands.bench_ablation import ablation
 from nwc_workflows.commands.bench_leave_one_out import leave_one_out
+from nwc_workflows.commands.bench_options import PRESETS, new_folder
 from nwc_workflows.console import Output, json_text, with_output
 
-_PRESETS = ("scalar", "fast", "default", "max")
 _SOURCES = ("gaussian", "laplace", "student-t")
 _RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
@@ -40,7 +40,7 @@ bench.add_command(leave_one_out)
     default=["default"],
     help="A shipped codec, a codec file, or ideal-scalar; repeatable: the first is compared with the others. [default]",
 )
-@click.option("--preset", "presets", multiple=True, type=click.Choice(_PRESETS), help="Repeatable. [all]")
+@click.option("--preset", "presets", multiple=True, type=click.Choice(PRESETS), help="Repeatable. [all]")
 @click.option("--bits", "rates", multiple=True, type=click.FloatRange(0.25, 16), help="Repeatable. [2, 3, 4, 5, 6]")
 @click.option(
     "--source",
@@ -86,25 +86,19 @@ def codec(
     these points would save. ideal-scalar is no codec but a bound for scalar quantisers: entropy on normalised rows, no
     bytes written.
     """
-    from pathlib import Path
-
-    from nwc_core.errors import UsageError
     from nwc_workflows.bench.codec import encodings, run
     from nwc_workflows.bench.contenders import find_contenders
-    from nwc_workflows.bench.plots import check_matplotlib, write_plots
+    from nwc_workflows.bench.plot_style import check_matplotlib
+    from nwc_workflows.bench.plots import write_plots
     from nwc_workflows.bench.report import as_data, report_text
     from nwc_workflows.bench.results import CodecBench
     from nwc_workflows.bench.sources import SOURCES
     from nwc_workflows.train import find_sources
 
-    folder = Path(out) if out else None
-    if folder:  # known now rather than after the measuring
+    if out:
         check_matplotlib()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--out: {out}: {error.strerror}; wanted a folder, new or old") from None
-    groups = find_contenders(codecs, [preset for preset in _PRESETS if preset in (presets or _PRESETS)])
+    folder = new_folder("--out", out)
+    groups = find_contenders(codecs, [preset for preset in PRESETS if preset in (presets or PRESETS)])
     plan = CodecBench(groups, sorted(set(rates or _RATES)), max_weights)
     chosen = [SOURCES[name] for name in _SOURCES if name in (sources or (() if checkpoints else _SOURCES))]
     opened = find_sources(list(checkpoints)) if checkpoints else []
@@ -120,7 +114,7 @@ def codec(
 
 @bench.command()
 @click.option("--codec", "name", default="default", show_default=True, help="A shipped codec, or a codec file.")
-@click.option("--preset", "presets", multiple=True, type=click.Choice(_PRESETS), help="Repeatable. [default, max]")
+@click.option("--preset", "presets", multiple=True, type=click.Choice(PRESETS), help="Repeatable. [default, max]")
 @click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
 @with_output
 def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> None:
@@ -137,7 +131,7 @@ def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> N
     from nwc_workflows.bench.speed import baseline_speeds, codec_speeds, speed_table, speed_tensors
 
     loaded = Codec.load(name)
-    chosen = [preset for preset in _PRESETS if preset in (presets or ("default", "max"))]
+    chosen = [preset for preset in PRESETS if preset in (presets or ("default", "max"))]
     data: dict[str, Any] = {"environment": environment(), "codec": loaded.digest, "bits": bits, "tensors": {}}
     parts = []
     for kind, weight in speed_tensors().items():

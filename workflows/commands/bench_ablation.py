@@ -43,7 +43,7 @@ def ablation(
     from nwc_core.errors import UsageError
     from nwc_workflows.bench.ablation import Losses, Measuring
     from nwc_workflows.bench.ablation_report import AblationReport
-    from nwc_workflows.bench.plots import check_matplotlib
+    from nwc_workflows.bench.plot_style import check_matplotlib
     from nwc_workflows.bench.trained import Workshop
     from nwc_workflows.bench.training_variants import Training
     from nwc_workflows.bench.variants import Ablation, part_ablation

@@ -41,7 +41,7 @@ def leave_one_out(
     from nwc_workflows.bench.families import find_families
     from nwc_workflows.bench.leave_one_out import LeaveOneOut
     from nwc_workflows.bench.leave_one_out_report import LeaveOneOutReport
-    from nwc_workflows.bench.plots import check_matplotlib
+    from nwc_workflows.bench.plot_style import check_matplotlib
     from nwc_workflows.bench.trained import Workshop
 
     if out:
