@@ -77,6 +77,8 @@ def test_families_that_cannot_be_told_apart_are_refused(three: list[str], tmp_pa
     again = checkpoint(tmp_path, "conv", w=samples("gaussian", 64, 64))
     with pytest.raises(UsageError, match="found 1; wanted at least two"):
         find_families(three[:1])
+    with pytest.raises(UsageError, match="with an empty name in it"):
+        find_families([*three, f"{three[0]},"])
     with pytest.raises(UsageError, match="two named 'conv'"):
         find_families([*three, str(again)])
     other = checkpoint(tmp_path, "other", w=samples("gaussian", 64, 64))

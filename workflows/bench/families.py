@@ -51,6 +51,10 @@ def find_families(given: Sequence[str]) -> list[Family]:
     families = []
     for paths in given:
         parts = paths.split(",")
+        if not all(parts):
+            raise UsageError(
+                f"families: found {paths!r}, with an empty name in it; wanted checkpoints joined by commas"
+            )
         more = f" + {len(parts) - 1}" if len(parts) > 1 else ""
         families.append(Family(PurePath(parts[0]).name + more, find_sources(parts)))
     for what, names in {
