@@ -18,6 +18,8 @@ The values less the centre are the k of a scalar stream (one state, one lane) at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -102,6 +104,17 @@ def write_segment(out: ByteWriter, segment: Segment) -> None:
     out.raw(segment.words.astype("<u2").tobytes())
     for escape in segment.escapes.tolist():
         out.zigzag(escape)
+
+
+def write_segments(out: ByteWriter, segments: Sequence[Segment]) -> int:
+    """The sizes of all segments, then the segments; returns the bytes of the sizes."""
+    before = len(out)
+    for segment in segments:
+        write_segment_sizes(out, segment)
+    sizes = len(out) - before
+    for segment in segments:
+        write_segment(out, segment)
+    return sizes
 
 
 def read_segment_sizes(reader: ByteReader, points: int) -> tuple[int, int]:

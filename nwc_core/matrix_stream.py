@@ -160,12 +160,8 @@ class MatrixStream:
         """Append the stream; returns how many of its bytes are not coded weights."""
         before = len(out)
         self.header.write(out, prior)
-        for segment in self.segments:
-            intvector.write_segment_sizes(out, segment)
         side = len(out) - before
-        for segment in self.segments:
-            intvector.write_segment(out, segment)
-        return side
+        return side + intvector.write_segments(out, self.segments)
 
     @classmethod
     def read(cls, reader: ByteReader, m: int, n: int, prior: Prior, transforms: Transforms) -> MatrixStream:

@@ -115,12 +115,8 @@ class ReferenceStream:
         out.u8(self.segments[0].states.size)
         _write_exponents(out, self.exponents, tables.sets[MAX_GAIN])
         out.varint(self.chunks)
-        for segment in self.segments:
-            intvector.write_segment_sizes(out, segment)
         side = len(out) - before
-        for segment in self.segments:
-            intvector.write_segment(out, segment)
-        return side
+        return side + intvector.write_segments(out, self.segments)
 
     @classmethod
     def read(cls, reader: ByteReader, m: int, n: int, tables: LatentTables) -> ReferenceStream:
