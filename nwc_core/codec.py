@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -25,6 +27,7 @@ from nwc_core.distortion import mean_squared_error
 from nwc_core.dtypes import DTYPES, from_torch
 from nwc_core.encoded import EncodedTensor, most_elements
 from nwc_core.errors import FormatError, NotFoundError, UnknownCodecError, UsageError
+from nwc_core.importance import Importance, importances
 from nwc_core.lossless import decode_lossless, encode_lossless
 from nwc_core.matrices import Layout, default_layout
 from nwc_core.matrix_coder import MatrixCoder
@@ -32,6 +35,7 @@ from nwc_core.matrix_stream import Transforms
 from nwc_core.nwc_coder import NwcCoder
 from nwc_core.prior import Prior
 from nwc_core.quantise import Unsuitable
+from nwc_core.rate_curve import RateCurve, curve_of
 from nwc_core.wire import ByteReader, ByteWriter
 
 if TYPE_CHECKING:
@@ -166,6 +170,8 @@ class Codec:
         preset: str = "default",
         layout: Layout | None = None,
         threads: int = 1,
+        hessian: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
     ) -> EncodedTensor:
         """Code a tensor of any dtype and shape.
 
@@ -179,9 +185,13 @@ class Codec:
             preset: one of PRESETS: how hard to search; decoding costs the same.
             layout: how the tensor is seen as matrices; by its shape if None.
             threads: to search on; the result does not depend on it.
+            hessian: [n, n], or [matrices, n, n]: the loss of an error E [m, n] is tr(E hessian E'), as with the second
+                moment E[x x'] of a layer's inputs; the error is then shaped to make that small. None: the identity.
+            rows: [m], or [matrices, m]: how much the error of each output counts, positive. None: all alike.
 
         Raises:
-            UsageError: unknown preset, a rate that is not positive, or an element type that safetensors lacks.
+            UsageError: unknown preset, a rate that is not positive, an element type that safetensors lacks, or a hessian
+                or rows of another shape, or not finite.
         """
         import torch
 
@@ -201,8 +211,9 @@ class Codec:
         if not (math.isfinite(low) and math.isfinite(high)) or low == high:
             return encode_lossless(weight)
         layout = layout or default_layout(shape)
+        importance = importances(layout.matrix_shape(shape), hessian, rows)
         try:
-            encoded = self._encode_lossy(weight, values, layout, bits, PRESETS[preset], threads)
+            encoded = self._encode_lossy(weight, values, layout, bits, PRESETS[preset], threads, importance)
         except Unsuitable:
             return encode_lossless(weight)
         # Sparse tensors, masks and the like, and high rates: without loss may take no more bytes.
@@ -217,6 +228,42 @@ class Codec:
                 return lossless
         return encoded
 
+    def rate_curve(
+        self,
+        weight: torch.Tensor,
+        *,
+        layout: Layout | None = None,
+        hessian: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+        bits: float = 4.0,
+    ) -> RateCurve | None:
+        """What rate the tensor takes at a given price of error; None for one that is coded losslessly.
+
+        Args:
+            weight, layout, hessian, rows: as for `encode`; rows with their absolute scale make tensors comparable.
+            bits: rate about which the tensor will be coded.
+
+        Raises:
+            UsageError: a codec of another architecture than "nwc", or as `encode`.
+        """
+        import torch
+
+        coder, shape = self._nwc, tuple(weight.shape)
+        if not lossy_candidate(from_torch(weight.dtype).name, shape):
+            return None
+        values = weight.detach().resolve_neg().cpu().to(torch.float32).numpy()
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+            return None
+        layout = layout or default_layout(shape)
+        matrices, importance = layout.to_matrices(values), importances(layout.matrix_shape(shape), hessian, rows)
+        problems = [
+            coder.problem(matrix, bits, layout.taps(shape), importance[index])
+            for index, matrix in enumerate(matrices)
+            if matrix.any()
+        ]
+        return replace(curve_of(problems), numel=values.size)
+
     def _encode_lossy(
         self,
         weight: torch.Tensor,
@@ -225,6 +272,7 @@ class Codec:
         bits: float,
         n_states: int,
         threads: int,
+        importance: Sequence[Importance | None],
     ) -> EncodedTensor:
         import torch
 
@@ -242,6 +290,7 @@ class Codec:
                 n_states=n_states,
                 taps=layout.taps(shape),
                 threads=threads,
+                importance=importance[index],
             )
             side += coded.side_nbytes + 3
             out.varint(len(coded.data))

@@ -40,9 +40,9 @@ class Parts:
     bases: bool = True
     row_steps: bool = False
 
-    def measure(self, values: npt.NDArray[np.float32]) -> Spread:
-        """The scales of coefficients [m, n]."""
-        spread = Spread.measure(values)
+    def measure(self, values: npt.NDArray[np.float32], noise: npt.NDArray[np.float64] | None = None) -> Spread:
+        """The scales of coefficients [m, n], with independent noise of variance `noise` [n] added to them."""
+        spread = Spread.measure(values, noise)
         if self.contexts:
             return spread
         one = 0.5 * OCTAVE * math.log2(float(np.square(values, dtype=np.float64).mean()))
@@ -103,11 +103,11 @@ class Coefficients:
         return self.entropy(tables, step) + self.side_bits
 
     def step_for(self, tables: int, bits: float) -> float:
-        """The step at which the model gives `bits` per weight."""
+        """The step at which the prior expects `bits` per weight, side information left out."""
         low, high = math.log2(self.peak) - 23, math.log2(self.peak) + 3  # log2 of the step
         for _ in range(26):
             middle = (low + high) / 2
-            if self.model_rate(tables, 2.0**middle) > bits:
+            if self.entropy(tables, 2.0**middle) > bits:
                 low = middle
             else:
                 high = middle
@@ -120,7 +120,7 @@ def decorrelate(
 ) -> Coefficients:
     """The best candidate for a matrix [m, n] at about `bits` per weight; `taps` columns belong to one kernel."""
     best = Coefficients(weight, parts.measure(weight), 0, (), prior)
-    step = best.step_for(0, bits)
+    step = best.step_for(0, bits - best.side_bits)
 
     def measured(values: npt.NDArray[np.float32], number: int, bases: tuple[Basis, ...]) -> Coefficients:
         return Coefficients(values, parts.measure(values), number, bases, prior)

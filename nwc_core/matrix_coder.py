@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core.dequantise import Weights
+from nwc_core.importance import Importance
 from nwc_core.wire import ByteReader
 
 
@@ -51,7 +52,14 @@ class MatrixCoder(Protocol):
         """Its name in codec files."""
 
     def encode(
-        self, matrix: npt.NDArray[np.float32], bits: float, *, n_states: int, taps: int, threads: int
+        self,
+        matrix: npt.NDArray[np.float32],
+        bits: float,
+        *,
+        n_states: int,
+        taps: int,
+        threads: int,
+        importance: Importance | None = None,
     ) -> CodedMatrix:
         """Code a matrix.
 
@@ -61,6 +69,7 @@ class MatrixCoder(Protocol):
             n_states: how hard to search, for a coder that searches.
             taps: columns that belong to one convolution kernel, 1 where there is none.
             threads: to work on; the result does not depend on it.
+            importance: of the errors; None if all count alike.
 
         Raises:
             Unsuitable: the matrix is outside of what the format can hold (see `nwc_core.quantise`).

@@ -4,16 +4,17 @@
     u8      log2 of the number of trellis states
     u8      transform, 0 is the identity
     u8      number of bases, then each as in `nwc_core.basis`
-    u8      scan: 0 along rows, 1 down columns
+    u8      scan: 0 along rows, 1 down groups of columns (see `nwc_core.column_groups`)
     u8      lanes
     f32     step
     vector  row step exponents, then column step exponents (eighths of an octave)
+    u8      whether scales are absolute: 1 rows, 2 columns, 3 both; otherwise they are in units of the axis's own steps
     scales  see `nwc_core.scales`
     varint  outer lines (rows or columns, as scanned) in a segment
     sizes of every segment: varint words, varint escapes
     segments: states, words, escapes
 
-A segment is decoded on its own: its trellis starts in state 0. Vectors and segments: `nwc_core.intvector`.
+A segment is decoded on its own: its trellises start in state 0. Vectors and segments: `nwc_core.intvector`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +30,14 @@ import numpy.typing as npt
 from nwc_core import intvector, steps
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.blas import one_thread
+from nwc_core.column_groups import from_groups, tail_points, to_groups
 from nwc_core.dequantise import Weights
 from nwc_core.errors import FormatError
 from nwc_core.exact import Inexact
 from nwc_core.fused import decode_lines
 from nwc_core.prior import Prior
 from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment
-from nwc_core.scales import Scales
+from nwc_core.scales import Scales, levels_of
 from nwc_core.synthesis import MAX_STEP_RANGE, Synthesis, piece_lines
 from nwc_core.threads import map_threads
 from nwc_core.trellis import STATES, transitions
@@ -47,7 +50,11 @@ Transforms = list[npt.NDArray[np.int16]]
 
 @dataclass(frozen=True)
 class MatrixHeader:
-    """Everything that is known before a weight is decoded. Row steps are step * 2^(exponent / 8); so are columns'."""
+    """Everything that is known before a weight is decoded.
+
+    Row steps are step * 2^(exponent / 8); so are columns'. Where scales of an axis are `absolute` (rows, columns), levels
+    fall as its exponents rise.
+    """
 
     m: int
     n: int
@@ -60,6 +67,7 @@ class MatrixHeader:
     step: np.float32
     row_exponent: npt.NDArray[np.int32]
     column_exponent: npt.NDArray[np.int32]
+    absolute: tuple[bool, bool]
     scales: Scales
     lines: int
 
@@ -71,6 +79,23 @@ class MatrixHeader:
     def segments(self) -> list[tuple[int, int]]:
         """Outer lines [first, last) of each segment."""
         return [(first, min(first + self.lines, self.outer)) for first in range(0, self.outer, self.lines)]
+
+    @cached_property
+    def level_axes(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """[m] and [n] numbers whose sums, clamped, are the levels."""
+        rows, columns = self.scales.axes()
+        return rows - self.row_exponent * self.absolute[0], columns - self.column_exponent * self.absolute[1]
+
+    def levels(self, first: int, last: int) -> npt.NDArray[np.uint8]:
+        """Flat levels of outer lines [first, last), a segment or whole lines of one, in the order of the scan."""
+        rows, columns = self.level_axes
+        if self.by_columns:
+            return to_groups(levels_of(columns[first:last], rows), self.lanes)
+        return levels_of(rows[first:last], columns).reshape(-1)
+
+    def tail(self, first: int, last: int) -> tuple[int, int]:
+        """Of the segment of outer lines [first, last): see `nwc_core.rans.encode_segment`."""
+        return tail_points(last - first, self.m, self.lanes) if self.by_columns else (0, 1)
 
     def synthesis(self, transforms: Transforms) -> Synthesis:
         """What turns points into weights."""
@@ -89,6 +114,7 @@ class MatrixHeader:
         out.f32(float(self.step))
         intvector.write(out, self.row_exponent.astype(np.int64), prior)
         intvector.write(out, self.column_exponent.astype(np.int64), prior)
+        out.u8(self.absolute[0] + 2 * self.absolute[1])
         self.scales.write(out, prior)
         out.varint(self.lines)
 
@@ -128,6 +154,9 @@ class MatrixHeader:
                 raise reader.fail(
                     f"{what} steps too far apart to be mixed", f"at most {MAX_STEP_RANGE} eighths of an octave"
                 )
+        absolute = reader.u8()
+        if absolute > 3:
+            raise reader.fail(f"scales of kind {absolute}", "0 to 3")
         scales = Scales.read(reader, m, n, prior)
         lines = reader.varint()
         if lines == 0:
@@ -144,6 +173,7 @@ class MatrixHeader:
             step=np.float32(step),
             row_exponent=exponents[0],
             column_exponent=exponents[1],
+            absolute=(bool(absolute & 1), bool(absolute & 2)),
             scales=scales,
             lines=lines,
         )
@@ -178,17 +208,17 @@ class MatrixStream:
         header, tables = self.header, prior.tables[self.header.shape]
         tables.slots  # noqa: B018  built once here, not by every thread
         spans = header.segments()
+        lines = map_threads(lambda index: self._lines(index, spans[index], prior, where), range(len(spans)), threads)
+        whole = np.concatenate(lines)
+        return np.ascontiguousarray(whole.T) if header.by_columns else whole
 
-        def decode(index: int) -> npt.NDArray[np.int32]:
-            level = header.scales.levels(*spans[index], header.by_columns)
-            return decode_segment(self.segments[index], level, transitions(header.n_states), tables, where)
-
-        flat = np.concatenate(map_threads(decode, range(len(spans)), threads))
-        return (
-            np.ascontiguousarray(flat.reshape(header.n, header.m).T)
-            if header.by_columns
-            else flat.reshape(header.m, header.n)
-        )
+    def _lines(self, index: int, span: tuple[int, int], prior: Prior, where: str) -> npt.NDArray[np.int32]:
+        """Points of a segment by its outer lines."""
+        header = self.header
+        level, tables = header.levels(*span), prior.tables[header.shape]
+        tail = header.tail(*span)
+        flat = decode_segment(self.segments[index], level, transitions(header.n_states), tables, where, tail)
+        return from_groups(flat, header.m, header.lanes) if header.by_columns else flat.reshape(-1, header.n)
 
     def weights_into(self, out: Weights, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> None:
         """Decode into `out` [m, n], float32 or the bits of bfloat16; segments are decoded on `threads` threads.
@@ -199,20 +229,21 @@ class MatrixStream:
         header, synthesis = self.header, self.header.synthesis(transforms)
         spans, tables = header.segments(), prior.tables[header.shape]
         tables.slots, synthesis.mixings  # noqa: B018  built once here, not by every thread
-        outer, inner = header.scales.axes(header.by_columns)
-        line_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
-        if header.by_columns:
-            line_step, factor = factor, line_step
-        lines = out.T if header.by_columns else out
+        rows, columns = header.level_axes
+        row_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
 
         def decode(index: int) -> None:
+            if header.by_columns:
+                points = self._lines(index, spans[index], prior, where).T
+                synthesis.place(points, slice(None), slice(*spans[index]), out)
+                return
             span = slice(*spans[index])
             decoder = Decoder(self.segments[index], transitions(header.n_states), tables, where)
             if not synthesis.mixed:
-                decode_lines(decoder, lines[span], (outer[span], inner), (line_step[span], factor))
+                decode_lines(decoder, out[span], (rows[span], columns), (row_step[span], factor))
                 return
             for piece, points in self._pieces(decoder, span):
-                synthesis.place(points, *((slice(None), piece) if header.by_columns else (piece, slice(None))), out)
+                synthesis.place(points, piece, slice(None), out)
 
         try:
             if not synthesis.mixed:
@@ -229,18 +260,17 @@ class MatrixStream:
             raise FormatError(where, "points too large for its bases", "sums below 2^53") from None
 
     def _pieces(self, decoder: Decoder, span: slice) -> Iterator[tuple[slice, npt.NDArray[np.int32]]]:
-        """Outer lines of a segment and their points by rows and columns, piece by piece.
+        """Rows of a segment scanned along them, and their points, piece by piece.
 
         The points are overwritten by those of the next piece.
         """
         header = self.header
-        inner = header.m if header.by_columns else header.n
-        whole_steps = header.lanes // math.gcd(header.lanes, inner)  # so many lines, as a piece must hold
-        lines = max(whole_steps, piece_lines(inner) // whole_steps * whole_steps)
-        buffer = np.empty((min(lines, span.stop - span.start), inner), np.int32)
+        whole_steps = header.lanes // math.gcd(header.lanes, header.n)  # so many rows, as a piece must hold
+        lines = max(whole_steps, piece_lines(header.n) // whole_steps * whole_steps)
+        buffer = np.empty((min(lines, span.stop - span.start), header.n), np.int32)
         for start in range(span.start, span.stop, lines):
             stop = min(start + lines, span.stop)
             points = buffer[: stop - start]
-            decoder.decode(header.scales.levels(start, stop, header.by_columns), points.reshape(-1))
-            yield slice(start, stop), points.T if header.by_columns else points
+            decoder.decode(header.levels(start, stop), points.reshape(-1))
+            yield slice(start, stop), points
         decoder.finish()

@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core.codec_file import NWC
-from nwc_core.decorrelate import Parts
+from nwc_core.decorrelate import Parts, decorrelate
 from nwc_core.dequantise import Weights
 from nwc_core.errors import FormatError
+from nwc_core.importance import Importance
 from nwc_core.matrix_coder import CodedMatrix
 from nwc_core.matrix_stream import MatrixStream, Transforms
 from nwc_core.prior import TABLE_LEVELS, Prior
+from nwc_core.problem import Problem, problem_of
 from nwc_core.quantise import encode_matrix
 from nwc_core.transform import SCALE_BITS
 from nwc_core.wire import ByteReader, ByteWriter
@@ -61,7 +63,14 @@ class NwcCoder:
         return NWC
 
     def encode(
-        self, matrix: npt.NDArray[np.float32], bits: float, *, n_states: int, taps: int, threads: int
+        self,
+        matrix: npt.NDArray[np.float32],
+        bits: float,
+        *,
+        n_states: int,
+        taps: int,
+        threads: int,
+        importance: Importance | None = None,
     ) -> CodedMatrix:
         stream, weights = encode_matrix(
             matrix,
@@ -72,10 +81,18 @@ class NwcCoder:
             transforms=self.transforms,
             threads=threads,
             parts=self.parts,
+            importance=importance,
         )
         out = ByteWriter()
         side = stream.write(out, self.prior)
         return CodedMatrix(out.getvalue(), side, weights)
+
+    def problem(
+        self, matrix: npt.NDArray[np.float32], bits: float, taps: int, importance: Importance | None
+    ) -> Problem:
+        """A matrix [m, n], not all zero, ready to be quantised at about `bits` per weight."""
+        coefficients = decorrelate(matrix, bits, taps, self.prior, self.transforms, self.parts)
+        return problem_of(coefficients, self.transforms, importance, bits, self.parts, n_states=1, threads=1)
 
     def read(self, reader: ByteReader, m: int, n: int) -> _Read:
         return _Read(MatrixStream.read(reader, m, n, self.prior, self.transforms), self)

@@ -8,27 +8,23 @@ repeated only if the bits that its points take miss the target. Entropy coding c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core import steps
-from nwc_core.code_length import code_length
 from nwc_core.decorrelate import Coefficients, Parts, decorrelate
 from nwc_core.exact import Inexact
-from nwc_core.matrix_stream import MatrixHeader, MatrixStream, Transforms
+from nwc_core.importance import Importance
+from nwc_core.matrix_stream import MatrixStream, Transforms
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
-from nwc_core.rans import MAX_LANES, Segment, encode_segment
-from nwc_core.scales import Scales, Spread
-from nwc_core.synthesis import MAX_STEP_RANGE
+from nwc_core.problem import Problem, Quantised, plain_problem, problem_of
+from nwc_core.rans import Segment, encode_segment
+from nwc_core.scales import Spread
 from nwc_core.threads import map_threads
-from nwc_core.trellis import search, transitions
-from nwc_core.wire import ByteWriter
+from nwc_core.trellis import transitions
 
-# Restarting costs a state of 32 bits in every lane: 0.001 bit per weight at this length.
-_SEGMENT_WEIGHTS = 1 << 20
-_LANE_WEIGHTS = 1 << 13  # a lane's state costs 0.004 bit per weight at this length
 # A pilot's rate is off by about 0.8 bit over the square root of its size: a large matrix is worth a large pilot, since
 # missing the target costs a second search of all of it.
 _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT = 1 / 16, 1 << 16, 1 << 18
@@ -42,44 +38,6 @@ class Unsuitable(Exception):  # noqa: N818  not an error: the caller codes the t
     """The matrix is outside of what the lossy format can hold."""
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What stays the same while the step is searched for.
-
-    Rows whose steps are larger by 2^(exponent / 8) have scales smaller by as much, once `coefficients.spread` is in
-    units of them.
-    """
-
-    coefficients: Coefficients
-    row_exponent: npt.NDArray[np.int32]
-    n_states: int
-    prior: Prior
-    threads: int
-
-    @property
-    def size(self) -> int:
-        return self.coefficients.size
-
-    def scales(self, step: float) -> Scales:
-        m, n = self.coefficients.values.shape
-        return self.coefficients.spread.scales(np.full(m, math.log2(step)), np.zeros(n))
-
-    def in_steps(self, rows: slice | npt.NDArray[np.int64], step: np.float32) -> npt.NDArray[np.float32]:
-        """Flat coefficients of some rows in units of their steps."""
-        inverse = np.float32(1) / (step * steps.power(self.row_exponent[rows]))
-        scaled: npt.NDArray[np.float32] = self.coefficients.values[rows] * inverse[:, None]
-        return scaled.reshape(-1)
-
-
-@dataclass(frozen=True)
-class _Quantised:
-    """A matrix's points, not coded yet."""
-
-    header: MatrixHeader
-    points: list[npt.NDArray[np.int32]]
-    rate: float
-
-
 def encode_matrix(
     weight: npt.NDArray[np.float32],
     bits: float,
@@ -90,6 +48,7 @@ def encode_matrix(
     transforms: Transforms,
     threads: int = 1,
     parts: Parts | None = None,
+    importance: Importance | None = None,
 ) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
     """Code a matrix at `bits` per weight, all bytes of the stream counted.
 
@@ -102,6 +61,7 @@ def encode_matrix(
         transforms: the codec's.
         threads: segments are searched side by side; the result does not depend on it.
         parts: of the codec that are at work, all if None.
+        importance: of errors; None if all count alike.
 
     Returns:
         The stream, and the weights [m, n] that it decodes to.
@@ -113,35 +73,23 @@ def encode_matrix(
     largest = max(float(weight.max()), -float(weight.min()))
     if largest == 0:  # such as an expert that was pruned away: the lowest level, whatever the step
         flat = Spread(np.zeros(weight.shape[0]), np.zeros(weight.shape[1]))
-        same = np.zeros(weight.shape[0], np.int32)
-        zero = _Problem(Coefficients(weight, flat, 0, (), prior), same, 1, prior, threads)
-        return _coded(_quantise(zero, 0, 2.0 ** (LEVEL_ZERO / OCTAVE)), prior, transforms, threads)
+        zero = plain_problem(Coefficients(weight, flat, 0, (), prior), 1, threads)
+        return _coded(zero.quantise(0, 2.0 ** (LEVEL_ZERO / OCTAVE)), prior, transforms, threads)
     # Beyond, no step could reach the peak, and a transform's sums might leave float32.
     if not steps.MIN_STEP < largest < steps.MAX_STEP * _MAX_POINT:
         raise Unsuitable
     # A single weight as large as all others together, at a high rate, leaves the exact sums: then without mixing.
     for given in (parts, replace(parts, bases=False), replace(parts, bases=False, transforms=False)):
         coefficients = decorrelate(weight, bits, taps, prior, transforms, given)
-        quantised = _at_rate(_problem(coefficients, parts, n_states, prior, threads), bits)
+        problem = problem_of(coefficients, transforms, importance, bits, parts, n_states, threads)
         try:
-            return _coded(quantised, prior, transforms, threads)
+            return _coded(_at_rate(problem, bits), prior, transforms, threads)
         except Inexact:
             continue
     raise AssertionError("without transform and bases there are no sums")
 
 
-def _problem(coefficients: Coefficients, parts: Parts, n_states: int, prior: Prior, threads: int) -> _Problem:
-    exponent = np.zeros(coefficients.values.shape[0], np.int32)
-    if parts.row_steps:
-        rows = coefficients.spread.rows
-        reach = MAX_STEP_RANGE // 2
-        exponent = np.clip(np.rint(rows - rows.mean()), -reach, reach).astype(np.int32)
-        spread = Spread(rows - exponent, coefficients.spread.columns)
-        coefficients = replace(coefficients, spread=spread)
-    return _Problem(coefficients, exponent, n_states, prior, threads)
-
-
-def _at_rate(problem: _Problem, bits: float) -> _Quantised:
+def _at_rate(problem: Problem, bits: float) -> Quantised:
     """The points at the step that gives `bits` per weight, or as near as a few attempts come."""
     tables = 0
     step = _solve(problem, tables, bits, 0.0)
@@ -150,15 +98,15 @@ def _at_rate(problem: _Problem, bits: float) -> _Quantised:
         before, step = step, _solve(problem, tables, bits, correction)
         if abs(math.log2(step / before)) < _NEAR:
             break
-    tried: list[tuple[float, _Quantised]] = []
+    tried: list[tuple[float, Quantised]] = []
     for _ in range(_ATTEMPTS):
-        found = _quantise(problem, tables, step)
+        found = problem.quantise(tables, step)
         tried.append((step, found))
         if abs(found.rate - bits) <= _TOLERANCE:
             break
         between = _between(tried, bits)
         if between is None:
-            correction = found.rate - problem.coefficients.model_rate(tables, step)
+            correction = found.rate - problem.model_rate(tables, step)
             try:
                 step = _solve(problem, tables, bits, correction)
             except Unsuitable:  # mostly zeros: even the finest step that the format holds takes fewer bits
@@ -168,7 +116,7 @@ def _at_rate(problem: _Problem, bits: float) -> _Quantised:
     return min((found for _, found in tried), key=lambda found: abs(found.rate - bits))
 
 
-def _between(tried: list[tuple[float, _Quantised]], bits: float) -> float | None:
+def _between(tried: list[tuple[float, Quantised]], bits: float) -> float | None:
     """A step between the nearest two that gave more and fewer bits than wanted; None before there are two."""
     above = min(((found.rate, step) for step, found in tried if found.rate > bits), default=None)
     below = max(((found.rate, step) for step, found in tried if found.rate <= bits), default=None)
@@ -180,96 +128,46 @@ def _between(tried: list[tuple[float, _Quantised]], bits: float) -> float | None
     return step
 
 
-def _solve(problem: _Problem, tables: int, bits: float, correction: float) -> float:
+def _solve(problem: Problem, tables: int, bits: float, correction: float) -> float:
     """The step at which the model, plus what the pilot found it to be off by, gives the wanted rate."""
-    step = problem.coefficients.step_for(tables, bits - correction)
-    if not steps.MIN_STEP < step < steps.MAX_STEP or problem.coefficients.peak / step > _MAX_POINT:
+    coefficients = problem.coefficients
+    step = coefficients.step_for(tables, bits - correction - problem.side_bits)
+    if not steps.MIN_STEP < step < steps.MAX_STEP or coefficients.peak / step > _MAX_POINT:
         raise Unsuitable
     return step
 
 
-def _pilot(problem: _Problem, tables: int, step: float) -> tuple[int, float]:
+def _pilot(problem: Problem, tables: int, step: float) -> tuple[int, float]:
     """(best shape, measured less modelled bits per weight) on a sample of evenly spaced rows.
 
     `tables` weighs the rates: the points, and their number of bits, depend a little on it.
     """
     m, n = problem.coefficients.values.shape
     weights = int(np.clip(m * n * _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT))
-    count = min(m, max(1, weights // n))
-    sample = np.linspace(0, m - 1, count).round().astype(np.int64)
-    scales = problem.scales(step)
-    level = replace(scales, rows=scales.rows[sample]).levels(0, count, by_columns=False)
-    u = problem.in_steps(sample, np.float32(step))
-    points = search(u, level, _lanes(u.size), problem.n_states, problem.prior.tables[tables])
+    sample = np.linspace(0, m - 1, min(m, max(1, weights // n))).round().astype(np.int64)
+    points, level = problem.sampled(tables, step, sample)
     at = np.clip((points >> raw_bits(level)) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     seen = np.bincount(level.astype(np.int64) * (2 * RATE_SPAN) + at, minlength=LEVELS * 2 * RATE_SPAN)
     # A plain sum, not @: BLAS adds in an order that depends on its number of threads, and then so would the step.
-    costs = [float((seen * shape.rate.reshape(-1)).sum()) / u.size for shape in problem.prior.tables]
+    costs = [float((seen * shape.rate.reshape(-1)).sum()) / points.size for shape in problem.prior.tables]
     best = int(np.argmin(costs))
     spread = problem.coefficients.spread
     modelled = replace(problem.coefficients, spread=Spread(spread.rows[sample], spread.columns)).entropy(best, step)
-    states = 32 * _lanes(problem.size) / min(problem.size, _SEGMENT_WEIGHTS)
-    return best, costs[best] - modelled + states
-
-
-def _lanes(weights: int) -> int:
-    return int(np.clip(weights // _LANE_WEIGHTS, 1, MAX_LANES))
-
-
-def _quantise(problem: _Problem, tables: int, step: float) -> _Quantised:
-    """Search all segments at one step."""
-    m, n = problem.coefficients.values.shape
-    step32 = np.float32(step)
-    header = MatrixHeader(
-        m=m,
-        n=n,
-        shape=tables,
-        n_states=problem.n_states,
-        transform=problem.coefficients.transform,
-        bases=problem.coefficients.bases,
-        by_columns=False,
-        lanes=_lanes(min(problem.size, _SEGMENT_WEIGHTS)),
-        step=step32,
-        row_exponent=problem.row_exponent,
-        column_exponent=np.zeros(n, np.int32),
-        scales=problem.scales(float(step32)),
-        lines=max(1, min(m, _SEGMENT_WEIGHTS // n)),
-    )
-    spans = header.segments()
-    shape = problem.prior.tables[tables]
-
-    def quantise(index: int) -> tuple[npt.NDArray[np.int32], float]:
-        first, last = spans[index]
-        level = header.scales.levels(first, last, by_columns=False)
-        points = search(problem.in_steps(slice(first, last), step32), level, header.lanes, header.n_states, shape)
-        return points, code_length(points, level, shape)
-
-    found = map_threads(quantise, range(len(spans)), problem.threads)
-    out = ByteWriter()
-    header.write(out, problem.prior)
-    bits = sum(_segment_bits(length, header.lanes) for _, length in found) + 8 * len(out)
-    return _Quantised(header, [points for points, _ in found], bits / problem.size)
-
-
-def _segment_bits(code_length: float, lanes: int) -> float:
-    """Bits of a segment whose points take `code_length`: with its states, and its numbers of words and escapes."""
-    words = max(1, int(code_length) // 16)
-    return code_length + 32 * lanes + 8 * (-(-words.bit_length() // 7) + 1)
+    return best, costs[best] - modelled + problem.state_bits
 
 
 def _coded(
-    quantised: _Quantised, prior: Prior, transforms: Transforms, threads: int
+    quantised: Quantised, prior: Prior, transforms: Transforms, threads: int
 ) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
     """The stream and the weights it decodes to. Raises Inexact if bases cannot be undone exactly."""
     header = quantised.header
     spans = header.segments()
 
     def encode(index: int) -> Segment:
-        level = header.scales.levels(*spans[index], by_columns=False)
-        tables = prior.tables[header.shape]
-        return encode_segment(quantised.points[index], level, header.lanes, transitions(header.n_states), tables)
+        level, tables = header.levels(*spans[index]), prior.tables[header.shape]
+        tail = header.tail(*spans[index])
+        return encode_segment(quantised.points[index], level, header.lanes, transitions(header.n_states), tables, tail)
 
-    points = np.concatenate(quantised.points).reshape(header.m, header.n)
     weights = np.empty((header.m, header.n), np.float32)
-    header.synthesis(transforms).place_all(points, weights, threads)
+    header.synthesis(transforms).place_all(quantised.matrix(), weights, threads)
     return MatrixStream(header, map_threads(encode, range(len(spans)), threads)), weights

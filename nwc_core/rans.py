@@ -62,6 +62,7 @@ def encode_segment(
     lanes: int,
     next_state: npt.NDArray[np.int32],
     tables: ShapeTables,
+    tail: tuple[int, int] = (0, 1),
 ) -> Segment:
     """Code N points of one level each.
 
@@ -71,15 +72,19 @@ def encode_segment(
         lanes: 1 to MAX_LANES.
         next_state: [n_states, 2] of that trellis; only decoding needs it, a point's lowest bit is that of its state.
         tables: of the shape that codes them.
+        tail: how many points at the end are coded with fewer lanes, and with how many.
     """
     words = np.empty(2 * points.size + WIDTH, np.uint16)
     escapes = np.empty(points.size, np.int32)
     states, cursor = np.full(WIDTH, LOW, np.uint32), np.zeros(2, np.int64)
-    last = 0  # how many points, in whole steps, can be read as vectors
-    if lanes >= _FEWEST_LANES and points.size >= WIDTH:
-        last = ((points.size - WIDTH) // lanes + 1) * lanes
-    encode_points(points, level, last, lanes, tables.entries, words, escapes, states, cursor)
-    encode_vectors(points, level, last, lanes, tables.entries, words, escapes, states, cursor)
+    body = points.size - tail[0]
+    for part, width in ((slice(body, None), tail[1]), (slice(0, body), lanes)):  # from the last point to the first
+        some, some_level = points[part], level[part]
+        last = 0  # how many points, in whole steps, can be read as vectors
+        if width >= _FEWEST_LANES and some.size >= WIDTH:
+            last = ((some.size - WIDTH) // width + 1) * width
+        encode_points(some, some_level, last, width, tables.entries, words, escapes, states, cursor)
+        encode_vectors(some, some_level, last, width, tables.entries, words, escapes, states, cursor)
     used, escaped = cursor
     return Segment(states[:lanes].copy(), words[:used][::-1].copy(), escapes[:escaped][::-1].copy())
 
@@ -109,15 +114,23 @@ class Decoder:
     def lanes(self) -> int:
         return int(self._segment.states.size)
 
-    def decode(self, level: npt.NDArray[np.uint8], points: npt.NDArray[np.int32]) -> None:
+    def decode(
+        self, level: npt.NDArray[np.uint8], points: npt.NDArray[np.int32], tail: tuple[int, int] = (0, 1)
+    ) -> None:
         """Fill `points` [N] with the next N points, whose levels are given.
 
-        N is a multiple of the number of lanes, except in the last piece.
+        N is a multiple of the number of lanes, except in the last piece. `tail` is as in `encode_segment`.
 
         Raises:
             FormatError: the stream is damaged, or was coded with other tables.
         """
-        self.run(decode_steps, points, level)
+        count, lanes = tail
+        body = points.size - count
+        self.run(decode_steps, points[:body], level[:body])
+        if count:
+            idle = self._states[lanes:].copy()  # vectors go on with all
+            self._run(decode_steps, points[body:], level[body:], lanes=lanes)
+            self._states[lanes:] = idle
 
     def run(self, kernel: Callable[..., int], *arguments: Any) -> None:
         """Call a kernel that passes what follows its own arguments on to `decode_steps`, and returns errors as that does.
@@ -125,9 +138,12 @@ class Decoder:
         Raises:
             FormatError: the stream is damaged, or was coded with other tables.
         """
+        self._run(kernel, *arguments, lanes=self.lanes)
+
+    def _run(self, kernel: Callable[..., int], *arguments: Any, lanes: int) -> None:
         segment, tables = self._segment, self._tables
         coded = (self._feedback, tables.slots, tables.entries, self._words, segment.words.size, segment.escapes)
-        done = kernel(*arguments, _FEWEST_LANES, self.lanes, *coded, self._states, self._trellis, self._cursor)
+        done = kernel(*arguments, _FEWEST_LANES, lanes, *coded, self._states, self._trellis, self._cursor)
         if done == OUT_OF_ESCAPES:
             raise self._wrong_escapes()
         if done == OUT_OF_WORDS:
@@ -161,14 +177,15 @@ def decode_segment(
     next_state: npt.NDArray[np.int32],
     tables: ShapeTables,
     where: str,
+    tail: tuple[int, int] = (0, 1),
 ) -> npt.NDArray[np.int32]:
-    """The [N] points of a segment, N = len(level).
+    """The [N] points of a segment, N = len(level); `tail` as in `encode_segment`.
 
     Raises:
         FormatError: the stream is damaged, or was coded with other tables; `where` names the tensor.
     """
     points = np.empty(level.size, np.int32)
     decoder = Decoder(segment, next_state, tables, where)
-    decoder.decode(level, points)
+    decoder.decode(level, points, tail)
     decoder.finish()
     return points

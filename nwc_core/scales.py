@@ -41,21 +41,9 @@ class Scales:
     row_shift: int
     column_shift: int
 
-    def axes(self, by_columns: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """What to add up to levels, before clamping: of every outer line (row, or column where `by_columns`) and within."""
-        rows, columns = self.rows << self.row_shift, self.columns << self.column_shift
-        outer, inner = (columns, rows) if by_columns else (rows, columns)
-        return outer + np.int32(self.base), inner
-
-    def levels(self, first: int, last: int, by_columns: bool) -> npt.NDArray[np.uint8]:
-        """Flat levels of outer lines [first, last) in scan order: rows, or columns where `by_columns`."""
-        axes = (self.columns, self.column_shift), (self.rows, self.row_shift)
-        (outer, outer_shift), (inner, inner_shift) = axes if by_columns else axes[::-1]
-        out = np.empty((last - first, inner.size), np.uint8)
-        # Only these lines: work on all of them for each of many short segments would be quadratic.
-        lines = (outer[first:last] << outer_shift) + np.int32(self.base)
-        fill_levels(lines, inner << inner_shift, LEVELS - 1, out)
-        return out.reshape(-1)
+    def axes(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """What to add up to levels, before clamping: [m] of rows, the base among it, and [n] of columns."""
+        return (self.rows << self.row_shift) + np.int32(self.base), self.columns << self.column_shift
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
         out.zigzag(self.base)
@@ -83,6 +71,13 @@ def fill_levels(outer, inner, top, out):  # type: ignore[no-untyped-def]
             out[i, j] = min(max(level, np.int32(0)), np.int32(top))
 
 
+def levels_of(outer: npt.NDArray[np.int32], inner: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """[outer, inner] levels: sums of one number of each axis, clamped to the tables that exist."""
+    out = np.empty((outer.size, inner.size), np.uint8)
+    fill_levels(outer, inner, LEVELS - 1, out)
+    return out
+
+
 @dataclass(frozen=True)
 class Spread:
     """Real-valued log scales of a matrix, in levels: `rows[i] + columns[j]` = OCTAVE * log2(sigma_ij)."""
@@ -91,12 +86,17 @@ class Spread:
     columns: npt.NDArray[np.float64]
 
     @classmethod
-    def measure(cls, weight: npt.NDArray[np.float32]) -> Spread:
-        """Fit r_i c_j to a matrix [m, n] with at least one non-zero element: alternating root mean squares."""
+    def measure(cls, weight: npt.NDArray[np.float32], noise: npt.NDArray[np.float64] | None = None) -> Spread:
+        """Fit r_i c_j to a matrix [m, n] with at least one non-zero element: alternating root mean squares.
+
+        With `noise` [n], to the matrix plus independent noise of that variance in each column.
+        """
         # Scaled by the peak so that squares of huge or denormal weights stay inside float32.
         largest = max(float(weight.max()), -float(weight.min()))
         squares = weight * np.float32(1 / largest) if largest > 2.0**-120 else weight / np.float32(largest)
         squares *= squares
+        if noise is not None:
+            squares += (noise / largest**2).astype(np.float32)
         m, n = weight.shape
         columns = np.ones(n, np.float32)
         with one_thread():

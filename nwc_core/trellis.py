@@ -53,8 +53,8 @@ _LAMBDA_SCALAR, _LAMBDA_TRELLIS = 0.46, 0.36
 # How far below u, in steps, a candidate is looked for at most. The cap matters in heavy tails: without it an outlier in
 # a row of small weights is dragged toward zero, which costs up to 0.1 bit per weight; with it the best path is at most
 # 0.003 bit from the best over all points.
-_MAX_PULL = np.float32(0.5)
-_RAW_OF_LEVEL = raw_bits(np.arange(LEVELS))
+MAX_PULL = np.float32(0.5)
+RAW_OF_LEVEL = raw_bits(np.arange(LEVELS))
 _RENORMALISE = 64  # steps between subtractions of the least path cost, which keep float32 exact enough
 
 
@@ -70,7 +70,7 @@ def transitions(n_states: int) -> npt.NDArray[np.int32]:
 
 
 @cache
-def _predecessors(n_states: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def predecessors(n_states: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """[n_states, 2] the two states that lead to each, and the class n mod 4 = 2 (k mod 2) + q of the points that do."""
     ways: list[list[tuple[int, int]]] = [[] for _ in range(n_states)]
     for state, row in enumerate(transitions(n_states)):
@@ -81,7 +81,7 @@ def _predecessors(n_states: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
 
 
 @kernel
-def _nearest(centre, c):  # type: ignore[no-untyped-def]
+def nearest(centre, c):  # type: ignore[no-untyped-def]
     """The candidates of class c: the points n = c mod 4 nearest to the centres."""
     return (floor((centre - to_float(c)) * 0.25 + 0.5) << 2) + c
 
@@ -100,11 +100,11 @@ def _search(u, level, lanes, origin, kind, pull, raw, rate, lam, decision, centr
         cost[i] = 0 if i < WIDTH else 1e30
     for t in range(steps):
         v, lev = load(u, t * lanes), load(level, t * lanes)
-        middle = v - clip(v * gather(pull, lev), -_MAX_PULL, _MAX_PULL)
+        middle = v - clip(v * gather(pull, lev), -MAX_PULL, MAX_PULL)
         store(centre, t * lanes, middle)
         shift, row = gather(raw, lev), lev * (2 * RATE_SPAN) + RATE_SPAN
         for c in range(4):
-            n = _nearest(middle, splat(c))
+            n = nearest(middle, splat(c))
             off = v - to_float(n)
             length = gather(rate, row + clip(n >> shift, -RATE_SPAN, RATE_SPAN - 1))
             store(metric, c * WIDTH, off * off + length * lam)
@@ -152,26 +152,26 @@ def _trace(costs, lanes, tail, moves, decision, centre, points):  # type: ignore
         if t == steps - 2:
             state = select(lane < tail, state, before)
         move = gather(moves, state << 1 | shift_right(gather(decision[t], state), lane) & 1)
-        n = _nearest(load(centre, t * lanes), move & 3)
+        n = nearest(load(centre, t * lanes), move & 3)
         # Elements past this step's lanes are points of the next step already.
         store(points, t * lanes, select(lane < lanes, n, load(points, t * lanes)))
         state = move >> 2
 
 
 @cache
-def _rate_multiplier(n_states: int) -> np.float32:
+def rate_multiplier(n_states: int) -> np.float32:
     return np.float32(_LAMBDA_SCALAR if n_states == 1 else _LAMBDA_TRELLIS)
 
 
 @cache
-def _pulls(n_states: int) -> npt.NDArray[np.float32]:
+def pulls(n_states: int) -> npt.NDArray[np.float32]:
     """[LEVELS] how far from u toward zero a candidate is looked for, as a share of u.
 
     The code length of a Gaussian grows by n^2 / (2 s^2 ln 2) bits, s = sigma / step, so the cost is least at
     u / (1 + lambda / (2 s^2 ln 2)) rather than at u.
     """
     s2 = np.exp2(2 * (np.arange(LEVELS) - LEVEL_ZERO) / OCTAVE)
-    pulls = 1 - 1 / (1 + float(_rate_multiplier(n_states)) * 0.5 / np.log(2) / s2)
+    pulls = 1 - 1 / (1 + float(rate_multiplier(n_states)) * 0.5 / np.log(2) / s2)
     return np.asarray(pulls, np.float32)
 
 
@@ -198,8 +198,8 @@ def search(
     costs, metric = np.empty((3, n_states * WIDTH), np.float32), np.empty(4 * WIDTH, np.float32)
     points = np.empty(room, np.int32)
     centre = points.view(np.float32)
-    origin, kind = _predecessors(n_states)
-    coded = (_pulls(n_states), _RAW_OF_LEVEL, tables.rate.reshape(-1), _rate_multiplier(n_states))
+    origin, kind = predecessors(n_states)
+    coded = (pulls(n_states), RAW_OF_LEVEL, tables.rate.reshape(-1), rate_multiplier(n_states))
     _search(u, level, lanes, origin, kind, *coded, decision, centre, costs, metric)
     moves = (origin << 2 | kind).reshape(-1)
     _trace(costs, lanes, count - (steps - 1) * lanes, moves, decision, centre, points)

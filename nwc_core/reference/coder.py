@@ -26,6 +26,7 @@ from nwc_core import steps
 from nwc_core.codec_file import PAPER
 from nwc_core.dequantise import Weights, place
 from nwc_core.errors import FormatError, UsageError
+from nwc_core.importance import Importance
 from nwc_core.matrix_coder import CodedMatrix
 from nwc_core.prior import RATE_SPAN
 from nwc_core.quantise import Unsuitable
@@ -78,13 +79,20 @@ class ReferenceCoder:
         return PAPER
 
     def encode(
-        self, matrix: npt.NDArray[np.float32], bits: float, *, n_states: int, taps: int, threads: int
+        self,
+        matrix: npt.NDArray[np.float32],
+        bits: float,
+        *,
+        n_states: int,
+        taps: int,
+        threads: int,
+        importance: Importance | None = None,
     ) -> CodedMatrix:
         """See `MatrixCoder.encode`. There is no search, and convolutions are coded like everything else.
 
         The quality level is the one whose own rate is nearest; the gain makes up for the rest.
         """
-        del n_states, taps
+        del n_states, taps, importance
         source = _Source.of(matrix)
         if source is None:
             return self._coded(ReferenceStream.zeros(*matrix.shape), threads)

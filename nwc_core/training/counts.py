@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nwc_core.decorrelate import Coefficients
 from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, Prior
 from nwc_core.rans import MAX_LANES
+from nwc_core.scales import levels_of
 from nwc_core.trellis import search
 
 
@@ -41,7 +42,7 @@ def count_points(
     rows = np.sort(rng.choice(m, min(m, max(1, weights // n)), replace=False))
     for log2_step in log2_steps + np.log2(rms):
         scales = coefficients.spread.scales(np.full(m, log2_step), np.zeros(n))
-        level = scales.levels(0, m, by_columns=False).reshape(m, n)[rows].reshape(-1)
+        level = levels_of(*scales.axes())[rows].reshape(-1)
         u = (values[rows] * np.float32(2.0**-log2_step)).reshape(-1)
         lanes = int(np.clip(u.size // 512, 1, MAX_LANES))
         points = search(u, level, lanes, n_states, prior.tables[shape])

@@ -82,6 +82,7 @@ def stream(m: int, n: int, segments: bytes, *, lines: int | None = None, lanes: 
         out.u8(field)
     out.f32(1.0)
     out.raw(rows + columns)
+    out.u8(0)
     out.zigzag(base)
     for shift in shifts:
         out.u8(shift)

@@ -16,6 +16,7 @@ from case import Case
 from codec_samples import sample_codec
 
 from nwc_core.codec import Codec
+from nwc_core.matrix_stream import MatrixHeader
 from nwc_core.scales import Scales
 
 ALL: dict[str, list[Case]] = {
@@ -42,10 +43,16 @@ def test_a_hostile_file(name: str) -> None:
 
 def test_a_segment_costs_what_its_own_lines_cost() -> None:
     """Else a small stream of many short segments costs the product of their number and of the lines of all."""
-    scales = Scales(0, np.zeros(1 << 22, np.int32), np.zeros(3, np.int32), 1, 1)
+    size, zeros = 1 << 22, np.zeros(1 << 22, np.int32)
+    header = MatrixHeader(
+        **{"m": size, "n": 3, "shape": 0, "n_states": 8, "transform": 0, "bases": (), "by_columns": False, "lanes": 1},
+        **{"step": np.float32(1), "row_exponent": zeros, "column_exponent": zeros[:3], "absolute": (True, True)},
+        **{"scales": Scales(0, zeros, zeros[:3], 1, 1), "lines": 2},
+    )
+    assert header.level_axes  # made once
     tracemalloc.start()
     try:
-        assert scales.levels(7, 9, by_columns=False).tolist() == [0] * 6
+        assert header.levels(7, 9).tolist() == [0] * 6
         assert tracemalloc.get_traced_memory()[1] < 1 << 16
     finally:
         tracemalloc.stop()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from codec_samples import bits_of, gaussian, random_bits, sample_codec
+from hand_streams import segments_of
 
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.codec import Codec
@@ -21,10 +22,8 @@ from nwc_core.encoded import EncodedTensor
 from nwc_core.lossless import encode_lossless
 from nwc_core.matrices import Layout
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream
-from nwc_core.rans import encode_segment
 from nwc_core.scales import Scales
 from nwc_core.synthesis import MAX_STEP_RANGE
-from nwc_core.trellis import search, transitions
 from nwc_core.wire import ByteWriter
 
 FOLDER = Path(__file__).parent / "golden"
@@ -45,6 +44,12 @@ def _few_directions() -> torch.Tensor:
     return gaussian(200, 64, seed=9) + gaussian(200, 3, seed=10) @ gaussian(3, 64, seed=11)
 
 
+def _hessian(size: int) -> torch.Tensor:
+    """Of correlated inputs."""
+    inputs = gaussian(4 * size, size, seed=13).cumsum(1) * torch.linspace(0.1, 3, size)
+    return inputs.T @ inputs
+
+
 def encoded_by_the_codec(codec: Codec) -> dict[str, EncodedTensor]:
     """What the encoder writes today: every preset, float type and kind of layout."""
     ramp = torch.logspace(-2, 2, 64)
@@ -56,6 +61,9 @@ def encoded_by_the_codec(codec: Codec) -> dict[str, EncodedTensor]:
         "bf16-scalar-columns": codec.encode((gaussian(48, 64, seed=3) * ramp).bfloat16(), 5.0, preset="scalar"),
         "f64-max": codec.encode(gaussian(48, 48, seed=4).double(), 2.0, preset="max"),
         "conv-transform": codec.encode(_smooth(16, 16, 3, 3), 3.0),
+        "calibrated": codec.encode(
+            gaussian(96, 64, seed=12), 3.0, hessian=_hessian(64), rows=1 + gaussian(96).square()
+        ),
         "basis": codec.encode(_few_directions(), 3.0),
         "conv-hwio": codec.encode(gaussian(3, 3, 12, 16, seed=5), 2.5),
         "experts-one-zero": codec.encode(hole, 1.5),
@@ -77,6 +85,7 @@ def _by_hand(
     lanes: int,
     lines: int,
     shape: int,
+    absolute: tuple[bool, bool] = (False, False),
 ) -> EncodedTensor:
     """A stream that uses what the format has and the encoder does not yet choose: step exponents, scans, segments."""
     rng = np.random.default_rng(m * n + n_states)
@@ -92,15 +101,11 @@ def _by_hand(
         step=np.float32(0.0123),
         row_exponent=rng.integers(-20, 21, m).astype(np.int32),
         column_exponent=rng.integers(0, MAX_STEP_RANGE + 1 if transform or bases else 129, n).astype(np.int32),
+        absolute=absolute,
         scales=Scales(30, rng.integers(-9, 10, m).astype(np.int32), rng.integers(-3, 4, n).astype(np.int32), 1, 3),
         lines=lines,
     )
-    segments = []
-    for first, last in header.segments():
-        level = header.scales.levels(first, last, by_columns)
-        u = (rng.standard_normal(level.size) * 2.0 ** ((level - 24.0) / 8)).astype(np.float32)
-        points = search(u, level, lanes, n_states, codec.prior.tables[shape])
-        segments.append(encode_segment(points, level, lanes, transitions(n_states), codec.prior.tables[shape]))
+    segments, _ = segments_of(header, codec.prior, rng)
     body, out = ByteWriter(), ByteWriter()
     MatrixStream(header, segments).write(body, codec.prior)
     Layout((1, 0), 0, 1).write(out)
@@ -111,8 +116,10 @@ def _by_hand(
 
 def encoded_by_hand(codec: Codec) -> dict[str, EncodedTensor]:
     return {
-        "hand-columns": _by_hand(codec, 30, 21, n_states=16, by_columns=True, lanes=7, lines=4, shape=1),
-        "hand-rows": _by_hand(codec, 21, 30, n_states=32, lanes=32, lines=5, shape=0),
+        "hand-columns": _by_hand(
+            codec, 30, 21, n_states=16, by_columns=True, lanes=7, lines=12, shape=1, absolute=(False, True)
+        ),
+        "hand-rows": _by_hand(codec, 21, 30, n_states=32, lanes=32, lines=5, shape=0, absolute=(True, False)),
         "hand-transform": _by_hand(codec, 20, 36, n_states=64, transform=1, lanes=3, lines=20, shape=1),
         "hand-transform-columns": _by_hand(
             codec, 33, 18, n_states=128, transform=1, by_columns=True, lanes=1, lines=7, shape=0

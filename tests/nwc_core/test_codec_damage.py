@@ -128,6 +128,7 @@ def _body(
     scan: int = 0,
     lanes: int = 1,
     step: float = 1.0,
+    absolute: int = 0,
     rest: bytes = b"",
 ) -> bytes:
     """A body with a valid header of an m x n matrix, and `rest` in the place of the segments."""
@@ -137,6 +138,7 @@ def _body(
     out.f32(step)
     _vector(out, m)
     _vector(out, n)
+    out.u8(absolute)
     out.zigzag(0)
     out.u8(0)
     out.u8(0)
@@ -190,6 +192,7 @@ def _zeros(count: int) -> object:
         ({"step": -1.0}, "step -1"),
         ({"step": 1e-40}, "step 9.99"),
         ({"lines": 0}, "no lines"),
+        ({"absolute": 4}, "kind 4"),
     ],
 )
 def test_fields_out_of_range(fields: dict[str, float], message: str) -> None:
@@ -246,7 +249,7 @@ def test_the_densest_honest_stream_decodes() -> None:
 
 def test_step_exponents_are_bounded() -> None:
     for size, value, message in ((8, 129, "exponent"), (8, -129, "exponent")):
-        good = _body(size, 8, 8, rest=bytes(100))
+        good = _body(size, 8, 8, rest=bytes(90))
         out = ByteWriter()
         out.varint(size)
         out.u8(0)

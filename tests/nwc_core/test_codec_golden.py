@@ -83,13 +83,15 @@ def test_the_files_use_everything_that_the_format_has(codec: Codec) -> None:
     assert {header.by_columns for header in headers} == {False, True}
     assert {header.transform for header in headers} == {0, 1}
     assert {header.lanes for header in headers} >= {1, 3, 7, 32}
+    assert {header.absolute for header in headers} >= {(False, False), (False, True), (True, False)}
+    assert any(header.by_columns and header.tail(*header.segments()[0])[0] for header in headers)
     assert any(header.row_exponent.any() for header in headers)
     assert any(header.transform and header.column_exponent.any() for header in headers)
     assert any(header.scales.row_shift and header.scales.rows.any() for header in headers)
     assert any(header.scales.column_shift and header.scales.columns.any() for header in headers)
     assert any(segments > len(of_one) for _, of_one, segments, _ in found.values())
     assert found["escapes"][3] > 0
-    assert found["raw-bits"][1][0].scales.levels(0, 1, by_columns=False).min() > 64
+    assert found["raw-bits"][1][0].levels(0, 1).min() > 64
     assert {len(of_one) for _, of_one, _, _ in found.values()} == {1, 3}
     assert any(layout.order != tuple(range(len(layout.order))) for layout, _, _, _ in found.values())
     assert {case["coder"] for case in CASES.values()} == {"raw", "zstd", "nwc"}

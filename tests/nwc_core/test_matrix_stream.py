@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from codec_samples import sample_codec
+from hand_streams import segments_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +18,9 @@ from nwc_core import fused, synthesis
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.errors import FormatError
 from nwc_core.matrix_stream import MatrixHeader, MatrixStream
-from nwc_core.rans import MAX_LANES, encode_segment
+from nwc_core.rans import MAX_LANES
 from nwc_core.scales import Scales
 from nwc_core.synthesis import synthesise
-from nwc_core.trellis import search, transitions
 
 CODEC = sample_codec()
 
@@ -35,6 +35,7 @@ def make_stream(
     by_columns: bool = False,
     transform: int = 0,
     axis: int | None = None,
+    absolute: tuple[bool, bool] = (False, False),
 ) -> tuple[MatrixStream, npt.NDArray[np.int32]]:
     """A stream with scales and steps of its own in every row and column, a basis of an axis if given, and its points."""
     rng = np.random.default_rng(seed)
@@ -51,17 +52,12 @@ def make_stream(
         step=np.float32(0.3),
         row_exponent=rng.integers(-20, 21, m).astype(np.int32),
         column_exponent=rng.integers(-20, 21, n).astype(np.int32),
+        absolute=absolute,
         scales=Scales(40, *(rng.integers(-9, 10, size).astype(np.int32) for size in (m, n)), 1, 0),
         lines=lines,
     )
-    inner, tables, segments, points = m if by_columns else n, CODEC.prior.tables[0], [], []
-    for first, last in header.segments():
-        level = header.scales.levels(first, last, by_columns)
-        u = rng.standard_normal((last - first) * inner).astype(np.float32) * np.float32(4)
-        points.append(search(u, level, lanes, 8, tables))
-        segments.append(encode_segment(points[-1], level, lanes, transitions(8), tables))
-    flat = np.concatenate(points)
-    return MatrixStream(header, segments), flat.reshape(n, m).T if by_columns else flat.reshape(m, n)
+    segments, points = segments_of(header, CODEC.prior, rng)
+    return MatrixStream(header, segments), points
 
 
 @settings(deadline=None, max_examples=60)
@@ -74,6 +70,7 @@ def make_stream(
     by_columns=st.booleans(),
     transform=st.integers(0, 1),
     axis=st.sampled_from([None, COLUMNS, ROWS]),
+    absolute=st.tuples(st.booleans(), st.booleans()),
     piece=st.sampled_from([1, 64, 1 << 18]),
     threads=st.sampled_from([1, 3]),
 )
@@ -86,13 +83,16 @@ def test_pieces_and_threads_change_nothing(
     by_columns: bool,
     transform: int,
     axis: int | None,
+    absolute: tuple[bool, bool],
     piece: int,
     threads: int,
 ) -> None:
     n = 9 * groups
     m = max(m, 2) if axis == ROWS else m  # there is no basis of one row
     stream, points = make_stream(
-        m, n, seed=seed, lanes=lanes, lines=lines, by_columns=by_columns, transform=transform, axis=axis
+        *(m, n),
+        **{"seed": seed, "lanes": lanes, "lines": lines, "by_columns": by_columns},
+        **{"transform": transform, "axis": axis, "absolute": absolute},
     )
     assert (stream.points(CODEC.prior, "x", threads) == points).all()
     header = stream.header

@@ -27,12 +27,12 @@ def point_costs(
     """(u - n)^2 + lambda * bits of every point."""
     at = np.clip((n >> raw_bits(level)) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     bits = TABLES[shape].rate[level, at].astype(np.float64)
-    return (u.astype(np.float64) - n) ** 2 + float(trellis._rate_multiplier(n_states)) * bits
+    return (u.astype(np.float64) - n) ** 2 + float(trellis.rate_multiplier(n_states)) * bits
 
 
 def own_candidates(u: Weights, level: Levels, n_states: int) -> npt.NDArray[np.int32]:
     """[N, 4] the one point of each class n mod 4 that the search looks at, in its own arithmetic."""
-    pull = np.clip(u * trellis._pulls(n_states)[level], -trellis._MAX_PULL, trellis._MAX_PULL)
+    pull = np.clip(u * trellis.pulls(n_states)[level], -trellis.MAX_PULL, trellis._MAX_PULL)
     c = np.arange(4, dtype=np.float32)
     quarters = np.floor(((u - pull)[:, None] - c) * np.float32(0.25) + np.float32(0.5))
     return 4 * quarters.astype(np.int32) + np.arange(4, dtype=np.int32)
@@ -43,7 +43,7 @@ def plain_search(u: Weights, level: Levels, shape: int, n_states: int) -> npt.ND
     candidates, move = own_candidates(u, level, n_states), transitions(n_states)
     at = np.clip((candidates >> raw_bits(level)[:, None]) + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     off = u[:, None] - candidates.astype(np.float32)
-    metric = off * off + trellis._rate_multiplier(n_states) * TABLES[shape].rate[level[:, None], at]
+    metric = off * off + trellis.rate_multiplier(n_states) * TABLES[shape].rate[level[:, None], at]
     ways = [
         [(s, 2 * p + (s & 1)) for s in range(n_states) for p in (0, 1) if move[s, p] == new] for new in range(n_states)
     ]
@@ -218,7 +218,7 @@ def test_candidates_suffice(source: str, level: int, n_states: int) -> None:
     points = search(u, levels, 1, n_states, TABLES[shape])
     found = path_cost(u, levels, points, shape, n_states)
     best = viterbi(best_costs(u, levels, shape, n_states), n_states)
-    bits_lost = (found - best) / count / float(trellis._rate_multiplier(n_states))
+    bits_lost = (found - best) / count / float(trellis.rate_multiplier(n_states))
     assert -1e-4 < bits_lost < (0.0002 if source == "gauss" else 0.004)
 
 

@@ -14,6 +14,7 @@ from nwc_core.encoded import EncodedTensor
 from nwc_core.matrices import Layout
 from nwc_core.matrix_stream import MatrixStream
 from nwc_core.prior import LEVELS, RATE_SPAN, raw_bits
+from nwc_core.scales import levels_of
 from nwc_core.wire import ByteReader
 
 
@@ -53,8 +54,7 @@ def matrix_streams(codec: Codec, encoded: EncodedTensor) -> Iterator[MatrixStrea
 def _count(stream: MatrixStream, points: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """[LEVELS, 2 * RATE_SPAN] how often each level met each symbol: point 2 k + q without the raw low bits of k."""
     header = stream.header
-    flat = (points.T if header.by_columns else points).reshape(-1)
-    level = header.scales.levels(0, header.outer, header.by_columns)
+    flat, level = points.reshape(-1), levels_of(*header.level_axes).reshape(-1)
     symbol = 2 * (flat >> 1 >> raw_bits(level)) + (flat & 1)
     at = np.clip(symbol + RATE_SPAN, 0, 2 * RATE_SPAN - 1)
     cell = level.astype(np.int64) * (2 * RATE_SPAN) + at

@@ -98,7 +98,7 @@ def _piece(values: npt.NDArray[np.float32], stream: MatrixStream, index: int) ->
     first, last = header.segments()[index]
     inverse = np.float32(1) / (header.step * steps.power(header.row_exponent[first:last]))
     u = (values[first:last] * inverse[:, None]).reshape(-1)
-    return _Piece(u, header.scales.levels(first, last, header.by_columns))
+    return _Piece(u, header.levels(first, last))
 
 
 def _search(piece: _Piece, stream: MatrixStream, tables: ShapeTables) -> Points:

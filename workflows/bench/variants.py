@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nwc_core.codec import PRESETS, Codec
 from nwc_core.decorrelate import Parts
+from nwc_core.importance import Importance
 from nwc_core.matrix_coder import CodedMatrix
 from nwc_core.nwc_coder import NwcCoder
 from nwc_core.trellis import STATES
@@ -55,9 +56,16 @@ class FixedStates(NwcCoder):
     states: int = 8
 
     def encode(
-        self, matrix: npt.NDArray[np.float32], bits: float, *, n_states: int, taps: int, threads: int
+        self,
+        matrix: npt.NDArray[np.float32],
+        bits: float,
+        *,
+        n_states: int,
+        taps: int,
+        threads: int,
+        importance: Importance | None = None,
     ) -> CodedMatrix:
-        return super().encode(matrix, bits, n_states=self.states, taps=taps, threads=threads)
+        return super().encode(matrix, bits, n_states=self.states, taps=taps, threads=threads, importance=importance)
 
 
 def coder_of(codec: Codec, preset: str) -> FixedStates:

@@ -1,0 +1,171 @@
+"""How much the errors of a matrix's weights matter: to the loss  sum_i rows_i e_i H e_i' , e_i the error of row i.
+
+H [n, n] is the second moment of the layer's inputs (GPTQ, LDLQ), rows [m] how much each output counts. Quantising column by
+column with feedback (`nwc_core.feedback`) turns the loss into a sum over columns with weights d, the diagonal of D in
+H = U D U'. At equal slope of rate and distortion every weight's error then costs the same: steps go with 1 / sqrt(rows_i d_j)
+(water-filling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nwc_core.blas import one_thread
+from nwc_core.errors import UsageError
+from nwc_core.prior import OCTAVE
+from nwc_core.synthesis import MAX_STEP_RANGE
+
+if TYPE_CHECKING:
+    import torch
+
+DISTORTION = 0.28  # mean squared error of the search in units of step^2
+DAMPING = 0.001
+_LEAF = 128  # of a triangle that is inverted at once
+
+Analyse = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """Of the errors of one matrix [m, n].
+
+    Attributes:
+        hessian: [n, n] float32, symmetric, positive semi-definite; None for the identity.
+        rows: [m] float32, positive; None for ones.
+    """
+
+    hessian: npt.NDArray[np.float32] | None = None
+    rows: npt.NDArray[np.float32] | None = None
+
+    def of_columns(self, analyse: Analyse) -> Importance:
+        """What it is after an orthonormal transform of the columns, `analyse`: W -> W T, H -> T' H T."""
+        if self.hessian is None:
+            return self
+        with one_thread():
+            return replace(self, hessian=analyse(np.ascontiguousarray(analyse(self.hessian).T)))
+
+    def of_rows(self, analyse: Analyse) -> Importance:
+        """What it is after a transform of the rows, W -> T' W, as far as single rows can say: the diagonal."""
+        if self.rows is None:
+            return self
+        with one_thread():
+            half = analyse(np.diag(np.sqrt(self.rows)).astype(np.float32))  # T' F^(1/2), whose rows' squares add up
+        return replace(self, rows=np.square(half).sum(1))
+
+
+def importances(
+    shape: tuple[int, int, int], hessian: torch.Tensor | None, rows: torch.Tensor | None
+) -> list[Importance | None]:
+    """Of each matrix of a tensor.
+
+    Args:
+        shape: (matrices, m, n).
+        hessian: [n, n] or [matrices, n, n].
+        rows: [m] or [matrices, m].
+
+    Raises:
+        UsageError: another shape, or not finite, or rows that are not positive.
+    """
+    count, m, n = shape
+    hessians, weights = _checked(hessian, "hessian", (n, n), count), _checked(rows, "rows", (m,), count)
+    if weights is not None and not (weights > 0).all():
+        raise UsageError("rows: found a weight that is not positive; wanted all above 0")
+    if hessians is None and weights is None:
+        return [None] * count
+    return [
+        Importance(None if hessians is None else hessians[index], None if weights is None else weights[index])
+        for index in range(count)
+    ]
+
+
+def _checked(
+    given: torch.Tensor | None, what: str, shape: tuple[int, ...], count: int
+) -> npt.NDArray[np.float32] | None:
+    """[count, *shape] float32, contiguous."""
+    if given is None:
+        return None
+    if tuple(given.shape) not in (shape, (count, *shape)):
+        wanted = f"{list(shape)}" if count == 1 else f"{list(shape)} or {[count, *shape]}"
+        raise UsageError(f"{what}: found shape {list(given.shape)}; wanted {wanted}")
+    values: npt.NDArray[np.float32] = given.detach().cpu().float().numpy()
+    if not np.isfinite(values).all():
+        raise UsageError(f"{what}: found NaN or infinity; wanted finite numbers")
+    return np.broadcast_to(values, (count, *shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """H, damped, as quantising with feedback needs it.
+
+    Attributes:
+        upper: [n, n] U of H = U D U', unit upper triangular.
+        weights: [n] d, the diagonal of D.
+        fed: [n] variance of what is fed back to a column, in units of the distortion DISTORTION * step^2 of that column.
+    """
+
+    upper: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    fed: npt.NDArray[np.float64]
+
+
+def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DAMPING) -> Factor:
+    """Damp and factorise H.
+
+    Directions in which the inputs hardly vary would take any error: the feedback pushes errors there, and coding the
+    errors on top of the weights costs bits. They are damped so that errors stay below the weights' own variance: their
+    covariance is D H^-1, D the distortion in units of d step^2, which at `bits` per weight is  geo(d) var 4^-bits .
+
+    Args:
+        hessian: [n, n].
+        bits: rate to be coded at.
+        damping: least share of the mean diagonal that is added to it.
+
+    Raises:
+        numpy.linalg.LinAlgError: not positive semi-definite, by far.
+    """
+    n = len(hessian)
+    h = hessian.astype(np.float64) if hessian.any() else np.eye(n)  # of inputs that never were anything but zero
+    mean = float(np.trace(h)) / n
+    ridge = damping * mean
+    with one_thread():
+        for _ in range(2):
+            factor = _upper(h + ridge * np.eye(n))
+            d = np.square(np.diagonal(factor))
+            ridge = max(damping * mean, float(np.exp(np.log(d).mean())) * 4.0**-bits)
+        factor = _upper(h + ridge * np.eye(n))
+        d = np.square(np.diagonal(factor))
+        upper = factor / np.diagonal(factor)[None, :]
+        # H^-1 = V' D^-1 V with V = U^-1; its diagonal, times d, is the variance of errors in units of the distortion.
+        inverse = _inverse(upper)
+        errors = d * (np.square(inverse) / d[:, None]).sum(0)
+    return Factor(upper, d, np.maximum(errors - 1, 0))
+
+
+def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2) -> npt.NDArray[np.int32]:
+    """Step exponents, in eighths of an octave, around zero: steps go with 1 / sqrt(weights), up to `reach` either way."""
+    levels = -0.5 * OCTAVE * np.log2(np.maximum(weights, weights.max() * 2.0**-100))
+    result: npt.NDArray[np.int32] = np.clip(np.rint(levels - np.median(levels)), -reach, reach).astype(np.int32)
+    return result
+
+
+def _upper(h: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """R, upper triangular, with h = R R'."""
+    flipped = np.linalg.cholesky(np.ascontiguousarray(h[::-1, ::-1]))
+    return np.ascontiguousarray(flipped[::-1, ::-1])
+
+
+def _inverse(upper: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of an upper triangular matrix, by halves, so that nearly all of it is matrix products."""
+    n = len(upper)
+    if n <= _LEAF:
+        return np.triu(np.linalg.inv(upper))
+    half = n // 2
+    out = np.zeros_like(upper)
+    out[:half, :half], out[half:, half:] = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
+    out[:half, half:] = -out[:half, :half] @ upper[:half, half:] @ out[half:, half:]
+    return out
