@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 DISTORTION = 0.28  # mean squared error of the search in units of step^2
-DAMPING = 0.001
+DAMPING = 0.02
 _LEAF = 128  # of a triangle that is inverted at once
 
 Analyse = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -130,20 +130,22 @@ def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DA
     """
     n = len(hessian)
     h = hessian.astype(np.float64) if hessian.any() else np.eye(n)  # of inputs that never were anything but zero
-    mean = float(np.trace(h)) / n
-    ridge = damping * mean
+    diagonal = np.einsum("ii->i", h)
+    ridge = damping * float(diagonal.mean())
+    diagonal += ridge
     with one_thread():
-        for _ in range(2):
-            factor = _upper(h + ridge * np.eye(n))
-            d = np.square(np.diagonal(factor))
-            ridge = max(damping * mean, float(np.exp(np.log(d).mean())) * 4.0**-bits)
-        factor = _upper(h + ridge * np.eye(n))
-        d = np.square(np.diagonal(factor))
-        upper = factor / np.diagonal(factor)[None, :]
+        factor = _upper(h)
+        needed = float(np.exp(2 * np.log(np.diagonal(factor)).mean())) * 4.0**-bits
+        if needed > ridge:
+            diagonal += needed - ridge
+            factor = _upper(h)
+        root = np.diagonal(factor).copy()
+        upper = factor / root[None, :]
         # H^-1 = V' D^-1 V with V = U^-1; its diagonal, times d, is the variance of errors in units of the distortion.
-        inverse = _inverse(upper)
-        errors = d * (np.square(inverse) / d[:, None]).sum(0)
-    return Factor(upper, d, np.maximum(errors - 1, 0))
+        inverse = _inverse(upper.astype(np.float32))
+        inverse /= root[:, None].astype(np.float32)
+        errors = np.square(root) * np.einsum("ij,ij->j", inverse, inverse)
+    return Factor(upper, np.square(root), np.maximum(errors - 1, 0))
 
 
 def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2) -> npt.NDArray[np.int32]:
@@ -159,7 +161,7 @@ def _upper(h: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(flipped[::-1, ::-1])
 
 
-def _inverse(upper: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _inverse(upper: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Of an upper triangular matrix, by halves, so that nearly all of it is matrix products."""
     n = len(upper)
     if n <= _LEAF:
