@@ -7,10 +7,13 @@ of CHUNK. Chunks lie in bands of CHUNK rows, column after column.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from nwc_core import steps
+from nwc_core.quantise import Unsuitable
 from nwc_core.reference.recipe import CHUNK
 
 _OCTAVE = 8
@@ -47,8 +50,41 @@ def to_chunks(
 
 
 def from_chunks(
-    chunks: npt.NDArray[np.float32], m: int, n: int, scale: np.float32, exponents: npt.NDArray[np.int32]
+    chunks: npt.NDArray[np.float32], m: int, scale: npt.NDArray[np.float32], exponents: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """The inverse: [m, n], every weight multiplied once in float32."""
+    """The inverse, with a scale for every column, [n]: [m, n], every weight multiplied once in float32."""
+    n = scale.size
     rows = chunks.reshape(-1, n, CHUNK).transpose(0, 2, 1).reshape(-1, n)[:m]
-    return rows * (scale * steps.power(exponents))[:, None]
+    return rows * (steps.power(exponents)[:, None] * scale)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix [m, n] to code: its scales and its chunks of unit variance."""
+
+    m: int
+    n: int
+    scale: np.float32
+    exponents: npt.NDArray[np.int32]
+    chunks: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, matrix: npt.NDArray[np.float32]) -> Source | None:
+        """None for a matrix of zeros.
+
+        Raises:
+            Unsuitable: its scales are outside of what the format can hold.
+        """
+        scale, exponents = row_scales(matrix)
+        if not scale:
+            return None
+        # Two octaves of gain, and 24 of smaller rows, must not leave the range either.
+        if not 16 * steps.MIN_STEP < scale < steps.MAX_STEP / 16:
+            raise Unsuitable
+        m, n = matrix.shape
+        return cls(m, n, scale, exponents, to_chunks(matrix, scale, exponents))
+
+    @property
+    def band_rows(self) -> npt.NDArray[np.int64]:
+        """Rows in every band: CHUNK, or fewer in the last."""
+        return np.minimum(CHUNK, self.m - np.arange(0, self.m, CHUNK))

@@ -2,7 +2,8 @@
 
 As published (arXiv 2510.11234): chunks of 16 along the output dimension of one input column, rows divided by their root mean
 square, a residual autoencoder with a quality embedding, latents rounded about the medians of a factorised entropy
-bottleneck, four quality levels. All columns of a matrix share one level, as nothing says which of them matter.
+bottleneck, four quality levels. Where the errors' importance is known, columns are coded in four tiers by the diagonal of H
+(`nwc_core.reference.tiers`), with feedback (`nwc_core.reference.quantiser`); where it is not, all columns share one level.
 
 Decided here: every quality level has densities of its own, since one shared by all four, as published, would be too
 wide for each of them; row scales are rounded to eighths of an octave rather than to float16, which costs fewer bits.
@@ -16,31 +17,32 @@ Arrays of its codec file, float16 unless said: `analysis.*` and `synthesis.*` (s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core import steps
 from nwc_core.codec_file import PAPER
 from nwc_core.dequantise import Weights, place
 from nwc_core.errors import FormatError, UsageError
-from nwc_core.importance import Importance
+from nwc_core.importance import Importance, factorise
 from nwc_core.matrix_coder import CodedMatrix
-from nwc_core.prior import RATE_SPAN
 from nwc_core.quantise import Unsuitable
-from nwc_core.reference.chunks import from_chunks, row_scales, to_chunks
+from nwc_core.reference.autoencoder import Autoencoder, Setting
+from nwc_core.reference.chunks import Source, from_chunks
 from nwc_core.reference.network import Network, float_array
-from nwc_core.reference.recipe import CHUNK, GAIN_STEP, MAX_GAIN, QUALITIES
-from nwc_core.reference.stream import MAX_LATENT, MAX_LATENTS_PER_BYTE, ReferenceStream, side_nbytes
+from nwc_core.reference.quantiser import Compensated, Independent, Quantiser
+from nwc_core.reference.recipe import CHUNK, MAX_GAIN, QUALITIES
+from nwc_core.reference.stream import MAX_LATENTS_PER_BYTE, ReferenceStream, side_nbytes
 from nwc_core.reference.tables import LatentTables
+from nwc_core.reference.tiers import Tier, Tiers, column_tiers, tier_settings
 from nwc_core.wire import ByteReader, ByteWriter
 
-# Chunks that the rate is first measured on; the networks are slow, so few, but more where a second pass would be dear.
-_PILOT_SHARE, _MIN_PILOT, _MAX_PILOT = 1 / 16, 1 << 11, 1 << 14
 _PILOTS, _ATTEMPTS = 5, 3
 _TOLERANCE = 0.004  # bits per weight
+_DAMPING = 0.01  # share of its mean diagonal that is added to H, as published
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,20 @@ class _Read:
     coder: ReferenceCoder
 
     def weights_into(self, out: Weights, where: str, threads: int = 1) -> None:
-        if not self.stream.scale:
+        if not self.stream.tiers.coded:
             out[:] = 0
         else:
             place(self.coder.synthesise(self.stream, self.stream.latents(self.coder.tables, where), threads), out)
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceCoder:
+class ReferenceCoder(Autoencoder):
     """See `nwc_core.matrix_coder.MatrixCoder`.
 
     Attributes:
-        analysis, synthesis: the networks.
-        embedding: [QUALITIES, width] float32, what both scale their features by.
-        centre: [QUALITIES, CHUNK] float32, medians that latents are rounded about.
         tables: of the rounded latents.
     """
 
-    analysis: Network
-    synthesis: Network
-    embedding: npt.NDArray[np.float32]
-    centre: npt.NDArray[np.float32]
     tables: LatentTables
 
     @property
@@ -90,37 +85,36 @@ class ReferenceCoder:
     ) -> CodedMatrix:
         """See `MatrixCoder.encode`. There is no search, and convolutions are coded like everything else.
 
-        The quality level is the one whose own rate is nearest; the gain makes up for the rest.
+        A tier's quality level is the one whose own rate is nearest; the gain makes up for the rest. Rows all count alike,
+        as published, whatever `importance` says of them.
         """
-        del n_states, taps, importance
-        source = _Source.of(matrix)
+        del n_states, taps
+        source = Source.of(matrix)
         if source is None:
             return self._coded(ReferenceStream.zeros(*matrix.shape), threads)
+        column, weights, quantiser = _prepared(source, None if importance is None else importance.hessian, bits)
         per_latent = matrix.size / source.chunks.size  # rows were filled up to whole chunks
-        side = 8 * side_nbytes(len(source.chunks), source.exponents, self.tables)
-        wanted = bits * per_latent - side / source.chunks.size
-        native = self.tables.native_rate(MAX_GAIN)
-        quality = int(np.abs(native - wanted).argmin())
-        log2_gain = _clip(wanted - native[quality])
-        sample = source.sample()
-        for _ in range(_PILOTS):
-            latents = self._latents(sample, quality, log2_gain, threads)
-            missed = wanted - self._rates(latents, quality).min()
-            log2_gain = _clip(log2_gain + missed)
+        wanted = bits * per_latent - 8 * side_nbytes(column, source.exponents, self.tables) / source.chunks.size
+        settings = tier_settings(wanted, column, weights, self.tables.native_rate(MAX_GAIN))
+        sample = quantiser.sample()
+        for _ in range(_PILOTS if sample else 0):
+            assert sample is not None
+            latents = sample.latents(self, settings, threads)
+            missed = wanted - self._rate(latents, sample.tier, settings)
+            settings = [setting.finer(missed) for setting in settings]
             if abs(missed) < _TOLERANCE:
                 break
         best: tuple[float, ReferenceStream, npt.NDArray[np.int32]] | None = None
         for _ in range(_ATTEMPTS):
-            latents = self._latents(source.chunks, quality, log2_gain, threads)
-            gain = int(self._rates(latents, quality).argmin())
-            stream = self._stream(source, quality, log2_gain, gain, latents)
+            latents = quantiser.latents(self, settings, threads)
+            stream = self._stream(source, column, settings, latents)
             out = ByteWriter()
             stream.write(out, self.tables)
             missed = bits - 8 * len(out) / matrix.size
             if best is None or abs(missed) < best[0]:
                 best = abs(missed), stream, latents
-            before, log2_gain = log2_gain, _clip(log2_gain + missed * per_latent)
-            if best[0] <= _TOLERANCE or log2_gain == before:
+            before, settings = settings, [setting.finer(missed * per_latent) for setting in settings]
+            if best[0] <= _TOLERANCE or settings == before:
                 break
         assert best is not None
         return self._coded(best[1], threads, best[2])
@@ -134,11 +128,13 @@ class ReferenceCoder:
         """
         if not 0 <= quality < QUALITIES:
             raise UsageError(f"quality level {quality}; wanted one of 0 to {QUALITIES - 1}")
-        source = _Source.of(matrix)
+        source = Source.of(matrix)
         if source is None:
             return self._coded(ReferenceStream.zeros(*matrix.shape), threads)
-        latents = self._latents(source.chunks, quality, 0.0, threads)
-        return self._coded(self._stream(source, quality, 0.0, MAX_GAIN, latents), threads, latents)
+        latents = self.quantise(source.chunks, Setting(quality, 0.0), threads)
+        tiers = Tiers((Tier(source.scale, quality, MAX_GAIN),), np.zeros(source.n, np.uint8))
+        stream = ReferenceStream.encode(tiers, source.exponents, latents, self.tables)
+        return self._coded(stream, threads, latents)
 
     def read(self, reader: ByteReader, m: int, n: int) -> _Read:
         return _Read(ReferenceStream.read(reader, m, n, self.tables), self)
@@ -147,9 +143,13 @@ class ReferenceCoder:
         self, stream: ReferenceStream, latents: npt.NDArray[np.int32], threads: int
     ) -> npt.NDArray[np.float32]:
         """[m, n] weights from latents, bit for bit the same everywhere."""
-        y = latents.astype(np.float32) + self.centre[stream.quality]
-        chunks = self.synthesis(y, self.embedding[stream.quality], threads)
-        return from_chunks(chunks, stream.m, stream.n, stream.scale, stream.exponents)
+        given = latents.reshape(-1, stream.n, CHUNK)
+        chunks = np.empty(given.shape, np.float32)
+        for tier, at in stream.tiers.members():
+            decoded = self.reconstruct(given[:, at].reshape(-1, CHUNK), tier.quality, threads)
+            chunks[:, at] = decoded.reshape(-1, at.size, CHUNK)
+        scale = np.array([tier.scale for tier in stream.tiers.coded], np.float32)[stream.tiers.column]
+        return from_chunks(chunks, stream.m, scale, stream.exponents)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
@@ -185,29 +185,24 @@ class ReferenceCoder:
             raise FormatError(where, f"tensors {', '.join(extra)}", "only those of a reference codec")
         return coder
 
-    def _latents(
-        self, chunks: npt.NDArray[np.float32], quality: int, log2_gain: float, threads: int
-    ) -> npt.NDArray[np.int32]:
-        y = self.analysis(chunks * np.float32(2.0**log2_gain), self.embedding[quality], threads)
-        y -= self.centre[quality]
-        if not np.isfinite(y).all():
-            raise Unsuitable
-        return np.clip(np.rint(y), -MAX_LATENT, MAX_LATENT).astype(np.int32)
-
-    def _rates(self, latents: npt.NDArray[np.int32], quality: int) -> npt.NDArray[np.float64]:
-        """[GAINS] bits per latent under the tables of every gain."""
-        channel = np.arange(CHUNK) * (2 * RATE_SPAN)
-        at = np.clip(2 * latents + RATE_SPAN, 0, 2 * RATE_SPAN - 2) + channel
-        histogram = np.bincount(at.reshape(-1), minlength=CHUNK * 2 * RATE_SPAN).reshape(CHUNK, -1)
-        own = slice(quality * CHUNK, (quality + 1) * CHUNK)
-        costs = [float((tables.rate[own].astype(np.float64) * histogram).sum()) for tables in self.tables.sets]
-        return np.array(costs) / latents.size
+    def _rate(self, latents: npt.NDArray[np.int32], tier: npt.NDArray[np.uint8], settings: Sequence[Setting]) -> float:
+        """Bits per latent, given the tier of every chunk."""
+        bits = [self.tables.rates(latents[tier == t], s.quality).min() for t, s in enumerate(settings)]
+        return float(sum(bits)) / latents.size
 
     def _stream(
-        self, source: _Source, quality: int, log2_gain: float, gain: int, latents: npt.NDArray[np.int32]
+        self,
+        source: Source,
+        column: npt.NDArray[np.uint8],
+        settings: Sequence[Setting],
+        latents: npt.NDArray[np.int32],
     ) -> ReferenceStream:
-        scale = np.float32(float(source.scale) / 2.0**log2_gain)
-        return ReferenceStream.encode(source.m, source.n, scale, quality, gain, source.exponents, latents, self.tables)
+        given, coded = latents.reshape(-1, source.n, CHUNK), []
+        for index, setting in enumerate(settings):
+            own = given[:, column == index].reshape(-1, CHUNK)
+            gain = int(self.tables.rates(own, setting.quality).argmin())
+            coded.append(Tier(np.float32(float(source.scale) / 2.0**setting.log2_gain), setting.quality, gain))
+        return ReferenceStream.encode(Tiers(tuple(coded), column), source.exponents, latents, self.tables)
 
     def _coded(
         self, stream: ReferenceStream, threads: int, latents: npt.NDArray[np.int32] | None = None
@@ -221,35 +216,13 @@ class ReferenceCoder:
         return CodedMatrix(out.getvalue(), side, self.synthesise(stream, latents, threads))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A matrix to code: its scales and its chunks of unit variance."""
-
-    m: int
-    n: int
-    scale: np.float32
-    exponents: npt.NDArray[np.int32]
-    chunks: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, matrix: npt.NDArray[np.float32]) -> _Source | None:
-        """None for a matrix of zeros."""
-        scale, exponents = row_scales(matrix)
-        if not scale:
-            return None
-        # Two octaves of gain, and 24 of smaller rows, must not leave the range either.
-        if not 16 * steps.MIN_STEP < scale < steps.MAX_STEP / 16:
-            raise Unsuitable
-        m, n = matrix.shape
-        return cls(m, n, scale, exponents, to_chunks(matrix, scale, exponents))
-
-    def sample(self) -> npt.NDArray[np.float32]:
-        """Evenly spaced chunks."""
-        count = int(np.clip(len(self.chunks) * _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT))
-        if count >= len(self.chunks):
-            return self.chunks
-        return self.chunks[np.linspace(0, len(self.chunks) - 1, count).round().astype(np.int64)]
-
-
-def _clip(log2_gain: float) -> float:
-    return float(np.clip(log2_gain, -MAX_GAIN * GAIN_STEP, MAX_GAIN * GAIN_STEP))
+def _prepared(
+    source: Source, hessian: npt.NDArray[np.float32] | None, bits: float
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], Quantiser]:
+    """(tier of each column, what its error counts, quantiser)."""
+    if hessian is None:
+        column = np.zeros(source.n, np.uint8)
+        return column, np.ones(source.n), Independent(source.chunks, np.tile(column, len(source.band_rows)))
+    column, factor = column_tiers(np.diagonal(hessian)), factorise(hessian, bits, _DAMPING)
+    chunks, upper = source.chunks.reshape(-1, source.n, CHUNK), factor.upper.astype(np.float32)
+    return column, factor.weights, Compensated(chunks, source.band_rows, column, upper)

@@ -1,8 +1,7 @@
 """One matrix [m, n] coded by the reference, as bytes.
 
-    f32     scale: root mean square of the largest row, over the gain; 0: all weights are zero, and nothing follows
-    u8      quality level
-    u8      gain whose tables code the latents, from 0
+    tiers   how each was coded; none: all weights are zero, and nothing follows
+    columns in each tier
     u8      lanes
     rows    exponents of the rows' scales, eighths of an octave:
               zigzag  the one in the middle
@@ -12,24 +11,24 @@
     sizes of every segment: varint words, varint escapes
     segments: states, words, escapes
 
-Latents are scalar points of one trellis state, chunk after chunk, channel after channel. Segments: `nwc_core.intvector`.
-Tables: `nwc_core.reference.tables`.
+Latents are scalar points of one trellis state, chunk after chunk, channel after channel. Tiers and columns:
+`nwc_core.reference.tiers`. Segments: `nwc_core.intvector`. Tables: `nwc_core.reference.tables`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core import intvector, steps
+from nwc_core import intvector
 from nwc_core.prior import RATE_SPAN, TABLE_LEVELS, ShapeTables
 from nwc_core.rans import MAX_LANES, Segment, decode_segment, encode_segment
 from nwc_core.reference.chunks import MIN_EXPONENT, chunk_count
-from nwc_core.reference.recipe import CHUNK, GAINS, MAX_GAIN, QUALITIES
+from nwc_core.reference.recipe import CHUNK, MAX_GAIN
 from nwc_core.reference.tables import LatentTables
+from nwc_core.reference.tiers import Tier, Tiers, read_coded, read_columns
 from nwc_core.trellis import transitions
 from nwc_core.wire import ByteReader, ByteWriter
 
@@ -39,7 +38,6 @@ _EQUAL = 255
 # Latents for each byte of a stream, those that fill up a band included. Trained tables stay far below; made ones could
 # claim almost a hundred times as many, and latents are slow to decode: a megabyte would take days.
 MAX_LATENTS_PER_BYTE = 1024
-MAX_LATENT = 1 << 20  # far above any that is not an outlier's; the entropy coder's indices end at 2^22
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,7 @@ class ReferenceStream:
 
     Attributes:
         m, n: of the matrix.
-        scale: see above; 0 stands for a matrix of zeros, where the other fields say nothing.
-        quality: level, 0 to QUALITIES - 1.
-        gain: set of tables, 0 to GAINS - 1.
+        tiers: of columns; none for a matrix of zeros, where the other fields say nothing.
         exponents: [m] of the rows' scales.
         chunks: in a segment.
         segments: coded latents.
@@ -58,37 +54,31 @@ class ReferenceStream:
 
     m: int
     n: int
-    scale: np.float32
-    quality: int
-    gain: int
+    tiers: Tiers
     exponents: npt.NDArray[np.int32]
     chunks: int
     segments: list[Segment]
 
     @classmethod
     def zeros(cls, m: int, n: int) -> ReferenceStream:
-        return cls(m, n, np.float32(0), 0, 0, np.zeros(m, np.int32), 1, [])
+        return cls(m, n, Tiers((), np.zeros(0, np.uint8)), np.zeros(0, np.int32), 1, [])
 
     @classmethod
     def encode(
         cls,
-        m: int,
-        n: int,
-        scale: np.float32,
-        quality: int,
-        gain: int,
+        tiers: Tiers,
         exponents: npt.NDArray[np.int32],
         latents: npt.NDArray[np.int32],
         tables: LatentTables,
     ) -> ReferenceStream:
         """Entropy-code latents [chunk_count(m, n), CHUNK], between -MAX_LATENT and MAX_LATENT."""
         chunks, lanes = _segmentation(len(latents))
-        segments = []
+        shape, segments = tables.of_tiers(tiers.coded), []
         for first in range(0, len(latents), chunks):
             part = latents[first : first + chunks]
-            level = levels(quality, len(part))
-            segments.append(encode_segment(2 * part.reshape(-1), level, lanes, transitions(1), tables.sets[gain]))
-        return cls(m, n, scale, quality, gain, exponents, chunks, segments)
+            level = tiers.levels(first, len(part))
+            segments.append(encode_segment(2 * part.reshape(-1), level, lanes, transitions(1), shape))
+        return cls(exponents.size, tiers.column.size, tiers, exponents, chunks, segments)
 
     def latents(self, tables: LatentTables, where: str) -> npt.NDArray[np.int32]:
         """[chunk_count(m, n), CHUNK].
@@ -97,21 +87,19 @@ class ReferenceStream:
             FormatError: the stream is damaged, or was coded with other tables; `where` names the matrix.
         """
         total = chunk_count(self.m, self.n)
-        latents = np.empty((total, CHUNK), np.int32)
+        latents, shape = np.empty((total, CHUNK), np.int32), tables.of_tiers(self.tiers.coded)
         for segment, first in zip(self.segments, range(0, total, self.chunks), strict=True):
             count = min(self.chunks, total - first)
-            points = decode_segment(segment, levels(self.quality, count), transitions(1), tables.sets[self.gain], where)
+            points = decode_segment(segment, self.tiers.levels(first, count), transitions(1), shape, where)
             latents[first : first + count] = (points >> 1).reshape(count, CHUNK)
         return latents
 
     def write(self, out: ByteWriter, tables: LatentTables) -> int:
         """Append the stream; returns how many of its bytes are not coded latents."""
         before = len(out)
-        out.f32(float(self.scale))
-        if not self.scale:
+        self.tiers.write(out)
+        if not self.tiers.coded:
             return len(out) - before
-        out.u8(self.quality)
-        out.u8(self.gain)
         out.u8(self.segments[0].states.size)
         _write_exponents(out, self.exponents, tables.sets[MAX_GAIN])
         out.varint(self.chunks)
@@ -126,19 +114,17 @@ class ReferenceStream:
             FormatError: it is damaged.
         """
         nbytes = reader.remaining
-        scale = reader.f32()
-        if scale == 0:
+        coded = read_coded(reader)
+        if not coded:
             return cls.zeros(m, n)
-        if not (math.isfinite(scale) and steps.MIN_STEP <= scale <= steps.MAX_STEP):
-            raise reader.fail(f"scale {scale}", f"0, or between {steps.MIN_STEP} and {steps.MAX_STEP}")
-        quality, gain, lanes = reader.u8(), reader.u8(), reader.u8()
-        if quality >= QUALITIES or gain >= GAINS or not 1 <= lanes <= MAX_LANES:
-            wanted = f"below {QUALITIES}, below {GAINS}, 1 to {MAX_LANES}"
-            raise reader.fail(f"quality {quality}, gain {gain}, {lanes} lanes", wanted)
         total = chunk_count(m, n)
         if CHUNK * total > MAX_LATENTS_PER_BYTE * nbytes:
             wanted = f"at most {MAX_LATENTS_PER_BYTE * nbytes} latents"
             raise reader.fail(f"{CHUNK * total} latents in {nbytes} bytes", wanted)
+        tiers = Tiers(coded, read_columns(reader, n, len(coded)))
+        lanes = reader.u8()
+        if not 1 <= lanes <= MAX_LANES:
+            raise reader.fail(f"{lanes} lanes", f"1 to {MAX_LANES}")
         exponents = _read_exponents(reader, m, tables.sets[MAX_GAIN])
         chunks = reader.varint()
         if chunks == 0:
@@ -151,26 +137,24 @@ class ReferenceStream:
             for first in range(0, total, chunks)
         ]
         segments = [intvector.read_segment(reader, lanes, *size) for size in sizes]
-        return cls(m, n, np.float32(scale), quality, gain, exponents, chunks, segments)
+        return cls(m, n, tiers, exponents, chunks, segments)
 
 
-def side_nbytes(chunks: int, exponents: npt.NDArray[np.int32], tables: LatentTables) -> int:
+def side_nbytes(column: npt.NDArray[np.uint8], exponents: npt.NDArray[np.int32], tables: LatentTables) -> int:
     """About how many bytes of a stream are not coded latents, states of the entropy coder included."""
     out = ByteWriter()
+    tier = Tier(np.float32(1), 0, 0)
+    Tiers((tier,) * (int(column.max()) + 1), column).write(out)
     _write_exponents(out, exponents, tables.sets[MAX_GAIN])
+    chunks = chunk_count(exponents.size, column.size)
     in_segment, lanes = _segmentation(chunks)
-    return 10 + len(out) + -(-chunks // in_segment) * (4 * lanes + 4)
+    return len(out) + 4 + -(-chunks // in_segment) * (4 * lanes + 4)
 
 
 def _segmentation(chunks: int) -> tuple[int, int]:
     """(chunks in a segment, lanes)."""
     in_segment = min(chunks, _SEGMENT_CHUNKS)
     return in_segment, int(np.clip(in_segment * CHUNK // _LANE_LATENTS, 1, MAX_LANES))
-
-
-def levels(quality: int, chunks: int) -> npt.NDArray[np.uint8]:
-    """[CHUNK * chunks] the entropy coder's level of every latent."""
-    return np.tile(np.arange(quality * CHUNK, (quality + 1) * CHUNK, dtype=np.uint8), chunks)
 
 
 def _write_exponents(out: ByteWriter, exponents: npt.NDArray[np.int32], tables: ShapeTables) -> None:

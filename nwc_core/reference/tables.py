@@ -1,12 +1,14 @@
 """Entropy tables of the latents: one for every gain, quality level and channel.
 
 The tables of one gain fill the levels of one set of `nwc_core.prior.ShapeTables`, level = quality * CHUNK + channel, so
-the entropy coder takes them as they are. A table with half width K codes k in [-K, K] as symbol k + K and then the
+the entropy coder takes them as they are; those of a matrix whose tiers of columns differ in quality or gain are put
+together alike, level = tier * CHUNK + channel. A table with half width K codes k in [-K, K] as symbol k + K and then the
 escape; unlike the prior's it need not be symmetric. QUALITIES * CHUNK is TABLE_LEVELS: every level is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nwc_core.errors import FormatError
-from nwc_core.prior import MAX_HALF_WIDTH, TABLE_LEVELS, TOTAL, ShapeTables, normalise
-from nwc_core.reference.recipe import CHUNK, GAINS, QUALITIES
+from nwc_core.prior import MAX_HALF_WIDTH, RATE_SPAN, TABLE_LEVELS, TOTAL, ShapeTables, normalise
+from nwc_core.reference.recipe import CHUNK, GAINS, MAX_GAIN, QUALITIES
+from nwc_core.reference.tiers import TIERS, Tier
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,26 @@ class LatentTables:
             start[:, 1:] = np.cumsum(freq[:, :-1], axis=1)
             out.append(ShapeTables(freq, start, zero))
         return out
+
+    def of_tiers(self, tiers: Sequence[Tier]) -> ShapeTables:
+        """The tables that code a stream of these tiers of columns: level = tier * CHUNK + channel."""
+        first = [2 * CHUNK * tier.quality for tier in tiers] + [0] * (TIERS - len(tiers))
+        gains = [tier.gain for tier in tiers] + [MAX_GAIN] * (TIERS - len(tiers))
+        given = [(self.sets[gain], slice(at, at + 2 * CHUNK)) for gain, at in zip(gains, first, strict=True)]
+        return ShapeTables(
+            *(
+                np.concatenate([getattr(tables, name)[rows] for tables, rows in given])
+                for name in ("freq", "start", "zero")
+            )
+        )
+
+    def rates(self, latents: npt.NDArray[np.int32], quality: int) -> npt.NDArray[np.float64]:
+        """[GAINS] bits that latents [count, CHUNK] of a quality level take with the tables of every gain."""
+        channel = np.arange(CHUNK) * (2 * RATE_SPAN)
+        at = np.clip(2 * latents + RATE_SPAN, 0, 2 * RATE_SPAN - 2) + channel
+        histogram = np.bincount(at.reshape(-1), minlength=CHUNK * 2 * RATE_SPAN).reshape(CHUNK, -1)
+        own = slice(quality * CHUNK, (quality + 1) * CHUNK)
+        return np.array([float((tables.rate[own].astype(np.float64) * histogram).sum()) for tables in self.sets])
 
     def native_rate(self, gain: int) -> npt.NDArray[np.float64]:
         """[QUALITIES] bits per latent when latents follow the tables."""
