@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": Row("nwc_workflows.commands.verify:verify", "Check every byte of an artifact."),
     "inspect": Row("nwc_workflows.commands.inspect:inspect", "List what an artifact holds."),
     "decompress": Row("nwc_workflows.commands.decompress:decompress", "Turn an artifact back into a checkpoint."),
+    "calibrate": Row("nwc_workflows.commands.calibrate:calibrate", "Measure what an error in each weight does."),
     "evaluate": Row("nwc_workflows.commands.evaluate:evaluate", "Compare compressed models with the original on data."),
     "train": Row("nwc_workflows.commands.train:train", "Train a codec on checkpoints."),
     "bench": Row("nwc_workflows.commands.bench:bench", "Measure speed and rate on this machine."),

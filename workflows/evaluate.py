@@ -16,6 +16,7 @@ from nwc_workflows.evaluation.classifiers import ClassifierTask
 from nwc_workflows.evaluation.data_files import data_kind
 from nwc_workflows.evaluation.encoders import encoder_task
 from nwc_workflows.evaluation.images import open_images
+from nwc_workflows.evaluation.kinds import check_data, class_name, kind_of
 from nwc_workflows.evaluation.language import language_task
 from nwc_workflows.evaluation.models import Kind, find_factory, load_model
 from nwc_workflows.evaluation.preparation import preparation
@@ -118,13 +119,12 @@ def prepare(original: str, compressed: Sequence[str], options: EvaluateOptions) 
     holds = data_kind(options.data)
     first = open_model(original)
     others = tuple(open_model(location) for location in compressed)
-    kind = _kind_of(first, holds) if options.kind == "auto" else options.kind
-    if (kind == "classifier") != (holds == "images"):
-        raise UsageError(f"--data: {options.data} holds {holds}; wanted what a model of the kind {kind!r} is run on")
-    limit, meant = ("max_items", "max_tokens") if kind == "language" else ("max_tokens", "max_items")
-    if getattr(options, limit) is not None:
-        names = [f"--{name.replace('_', '-')}" for name in (limit, meant)]
-        raise UsageError(f"{names[0]} says nothing about a model of the kind {kind!r}; wanted {names[1]}")
+    kind = kind_of(first, holds) if options.kind == "auto" else options.kind
+    if kind == "seq2seq":
+        found = class_name(first.config or {}) or "an encoder with a decoder"
+        wanted = "a decoder-only language model, a text encoder or an image classifier"
+        raise UsageError(f"{first.uri}: found {found}; wanted {wanted}")
+    check_data(kind, holds, options.data, options.max_tokens, options.max_items)
     return Prepared(kind, _make_task(kind, first, options), factory, first, others)
 
 
@@ -137,16 +137,3 @@ def _make_task(kind: Kind, original: StoredModel, options: EvaluateOptions) -> T
     if kind == "encoder":
         return encoder_task(original, texts, options.window, options.max_items, options.batch)
     return language_task(original, texts, options.window, options.max_tokens, options.batch)
-
-
-def _kind_of(model: StoredModel, holds: Literal["texts", "images"]) -> Kind:
-    """What a model is, by the class that its config.json names; without one, images are classified, texts embedded."""
-    config = model.config or {}
-    architectures = config.get("architectures")
-    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    if config.get("is_encoder_decoder") is True or name.endswith("ForConditionalGeneration"):
-        wanted = "a decoder-only language model, a text encoder or an image classifier"
-        raise UsageError(f"{model.uri}: found {name or 'an encoder with a decoder'}; wanted {wanted}")
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "language"
-    return "classifier" if holds == "images" or name.endswith("ForImageClassification") else "encoder"

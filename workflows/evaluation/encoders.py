@@ -54,9 +54,7 @@ class EncoderTask:
 
         for inputs in self.inputs:
             with torch.inference_mode():
-                states = output_tensor(model(**inputs), "last_hidden_state")  # [texts, tokens, dimensions]
-                mask = inputs["attention_mask"][..., None].to(states.dtype)
-                embeddings = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+                embeddings = embed(model, inputs)
             yield embeddings
             advance(len(embeddings))
 
@@ -87,6 +85,15 @@ class EncoderTask:
                 "retrieval_agreement": boot.interval(lambda s: s["same"] / s["texts"]),
             },
         )
+
+
+def embed(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[texts, dimensions] the embeddings of a batch as the tokenizer made it."""
+    import torch
+
+    states = output_tensor(model(**inputs), "last_hidden_state")  # [texts, tokens, dimensions]
+    mask = inputs["attention_mask"][..., None].to(states.dtype)
+    return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
 
 
 def _nearest(embeddings: torch.Tensor) -> torch.Tensor:

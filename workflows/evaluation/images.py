@@ -38,8 +38,8 @@ class Images(Protocol):
     @property
     def sha256(self) -> str: ...
 
-    def batches(self, size: int) -> Iterator[list[Picture]]:
-        """All pictures in order, `size` at a time."""
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Picture]]:
+        """All pictures from number `start` on, in order, `size` at a time."""
         ...
 
 
@@ -63,10 +63,12 @@ class _Npz:
     labels: npt.NDArray[np.int64]
     sha256: str
 
-    def batches(self, size: int) -> Iterator[list[Picture]]:
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Picture]]:
         with open_member(self.path, "images") as member:
-            for start in range(0, len(self.labels), size):
-                count = min(size, len(self.labels) - start)
+            for _ in range(start):  # what is packed can only be read in order
+                member.rows(1)
+            for first in range(start, len(self.labels), size):
+                count = min(size, len(self.labels) - first)
                 yield list(member.rows(count).astype(np.uint8, copy=False))
 
 
@@ -76,9 +78,9 @@ class _Folder:
     labels: npt.NDArray[np.int64]
     sha256: str
 
-    def batches(self, size: int) -> Iterator[list[Picture]]:
-        for start in range(0, len(self.files), size):
-            yield [_read_picture(file) for file in self.files[start : start + size]]
+    def batches(self, size: int, start: int = 0) -> Iterator[list[Picture]]:
+        for first in range(start, len(self.files), size):
+            yield [_read_picture(file) for file in self.files[first : first + size]]
 
 
 def _open_npz(path: Path, most: int | None) -> _Npz:

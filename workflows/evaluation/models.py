@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
     Factory = Callable[[dict[str, Any]], torch.nn.Module]
 
-Kind = Literal["language", "encoder", "classifier"]
-_AUTO = {"language": "AutoModelForCausalLM", "encoder": "AutoModel", "classifier": "AutoModelForImageClassification"}
+Kind = Literal["language", "seq2seq", "encoder", "classifier"]
+_AUTO = {
+    "language": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "encoder": "AutoModel",
+    "classifier": "AutoModelForImageClassification",
+}
 _LISTED = 5  # tensors that an error names
 # transformers makes room for what config.json describes before it looks for the weights. A model has few weights that
 # its checkpoint lacks; a config.json of far more is damaged, and believing it would fill the memory.
@@ -51,8 +56,11 @@ def load_model(stored: StoredModel, settings: StoredModel, kind: Kind, factory: 
     return model.float().eval().requires_grad_(False)
 
 
-def find_factory(name: str) -> Factory:
-    """The function that "module:function" names; the module may lie in the current directory.
+def find_factory(name: str, folder: str | None = None) -> Factory:
+    """The function that "module:function" names.
+
+    Args:
+        folder: where the module may lie, besides where Python looks; None for the current directory.
 
     Raises:
         UsageError: there is none.
@@ -60,7 +68,7 @@ def find_factory(name: str) -> Factory:
     module_name, colon, function_name = name.partition(":")
     if not (module_name and colon and function_name):
         raise UsageError(f"--factory: found {name!r}; wanted module:function")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    sys.path.insert(0, folder or os.getcwd())  # noqa: PTH109
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
