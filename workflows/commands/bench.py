@@ -8,6 +8,7 @@ import click
 
 from nwc_workflows.commands.bench_ablation import ablation
 from nwc_workflows.commands.bench_leave_one_out import leave_one_out
+from nwc_workflows.commands.bench_models import models
 from nwc_workflows.commands.bench_options import PRESETS, new_folder
 from nwc_workflows.console import Output, json_text, with_output
 
@@ -29,6 +30,7 @@ def bench() -> None:
 
 bench.add_command(ablation)
 bench.add_command(leave_one_out)
+bench.add_command(models)
 
 
 @bench.command()

@@ -3,46 +3,155 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from nwc_workflows.calibration.reading import Calibration
+    from nwc_workflows.plan import CompressOptions, Plan
 
 _F = Callable[..., Any]
 
 
-def compress_options(command: _F) -> _F:
-    """--bits, --preset and --codec."""
-    for option in (
-        click.option("--codec", default="default", show_default=True, help="A shipped codec, or a codec file."),
-        click.option(
-            "--preset",
-            type=click.Choice(["scalar", "fast", "default", "max"]),
-            default="default",
-            show_default=True,
-            help="How hard to search; decoding costs the same.",
-        ),
-        click.option(
-            "--bits",
-            type=float,
-            default=4.5,
-            show_default=True,
-            help="Bits per weight, over all bytes that hold weights.",
-        ),
-    ):
-        command = option(command)
-    return command
+def _all_of(*options: _F) -> Callable[[_F], _F]:
+    """Several options as one decorator; help lists them in this order."""
+
+    def decorate(command: _F) -> _F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def ray_options(command: _F) -> _F:
-    """--address and --workers."""
-    for option in (
-        click.option("--workers", type=int, default=None, help="Tasks at once; one per CPU if left out."),
-        click.option(
-            "--address",
-            default=None,
-            metavar="ADDRESS",
-            help="A running Ray cluster (auto, HOST:PORT, ray://HOST:PORT). Without it a local Ray starts and stops.",
-        ),
-    ):
-        command = option(command)
-    return command
+compress_options = _all_of(
+    click.option(
+        "--bits",
+        type=float,
+        default=None,
+        help="Bits per weight, over all bytes that hold weights; 4.5 if neither this nor another size is given.",
+    ),
+    click.option(
+        "--max-bytes",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        help="Instead of --bits: the whole artifact, with all files that it carries, takes at most N bytes.",
+    ),
+    click.option(
+        "--quality",
+        default=None,
+        metavar="METRIC=VALUE",
+        help="Instead of --bits: the smallest artifact that is good enough. kl=0.01: divergence from the original's "
+        "predictions in nats per token or image; rel-error=0.01: squared error of embeddings over their squared length; "
+        "top1-drop=0.5: percentage points of accuracy, or of a language model's agreement with the original.",
+    ),
+    click.option(
+        "--calibration",
+        default=None,
+        metavar="URI",
+        help="What nwc calibrate made of this model: errors go, and bits with them, where the output does not mind.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(["scalar", "fast", "default", "max"]),
+        default="default",
+        show_default=True,
+        help="How hard to search; decoding costs the same.",
+    ),
+    click.option("--codec", default="default", show_default=True, help="A shipped codec, or a codec file."),
+)
+
+quality_options = _all_of(
+    click.option(
+        "--gate",
+        default=None,
+        metavar="METRIC=VALUE",
+        help="With --bits or --max-bytes: measure the artifact, and write nothing if it is not good enough.",
+    ),
+    click.option(
+        "--quality-data",
+        default=None,
+        metavar="PATH",
+        help="What --quality and --gate are measured on, as nwc evaluate reads it; not what the model was calibrated on.",
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["auto", "language", "encoder", "classifier"]),
+        default="auto",
+        show_default=True,
+        help="What the model is; auto goes by config.json and the data.",
+    ),
+    click.option(
+        "--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the data's first N."
+    ),
+    click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images."),
+    click.option(
+        "--window",
+        type=click.IntRange(2),
+        default=256,
+        show_default=True,
+        help="Tokens that a language model sees at once; encoders' texts are cut off there.",
+    ),
+    click.option(
+        "--factory",
+        default=None,
+        metavar="MODULE:FUNCTION",
+        help="Makes the torch module from config.json as a dict, for models that transformers does not know.",
+    ),
+    click.option(
+        "--scratch",
+        default=None,
+        metavar="URI",
+        help="Where artifacts lie while they are on trial; a temporary folder if left out, which a cluster cannot reach.",
+    ),
+)
+
+ray_options = _all_of(
+    click.option(
+        "--address",
+        default=None,
+        metavar="ADDRESS",
+        help="A running Ray cluster (auto, HOST:PORT, ray://HOST:PORT). Without it a local Ray starts and stops.",
+    ),
+    click.option("--workers", type=int, default=None, help="Tasks at once; one per CPU if left out."),
+)
+
+
+def chosen_options(
+    bits: float | None, max_bytes: int | None, quality: str | None, preset: str, gate: str | None = None
+) -> CompressOptions:
+    """What the options of a command ask for. Raises UsageError if that makes no sense."""
+    from nwc_core.errors import UsageError
+    from nwc_workflows.plan import CompressOptions
+    from nwc_workflows.targets import Target
+
+    found = {
+        name: None if text is None else Target.parse(text, f"--{name}")
+        for name, text in (("quality", quality), ("gate", gate))
+    }
+    if bits is not None and quality is not None:
+        raise UsageError("bits and quality: found both; wanted one of them")
+    return CompressOptions(bits=bits, max_bytes=max_bytes, preset=preset, **found)
+
+
+def open_calibration(uri: str | None) -> Calibration | None:
+    """What --calibration names."""
+    if uri is None:
+        return None
+    from nwc_workflows.calibration.reading import Calibration
+
+    return Calibration.open(uri)
+
+
+def unreached_text(plan: Plan) -> str:
+    """Which tensors a plan's calibration says nothing about; "" if it has something on all, or there is none."""
+    from nwc_workflows.wording import name_text
+
+    names = plan.unreached
+    if not names:
+        return ""
+    shown = ", ".join(name_text(name) for name in names[:3]) + (" ..." if len(names) > 3 else "")
+    what = "the average rate, and their errors count alike" if plan.allocates else "errors that count alike"
+    return f"no statistics of {len(names)} tensors ({shown}): they get {what}"

@@ -1,0 +1,72 @@
+"""This package: a whole compression into a temporary artifact, whose bytes are counted. No calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nwc_core.artifact.reader import Artifact
+from nwc_core.codec import Codec
+from nwc_core.store import open_store
+from nwc_workflows.bench.rivals.rival import Coded, Quantised, Subject
+from nwc_workflows.compress import compress
+from nwc_workflows.plan import CompressOptions, make_plan
+
+_ANY = 1e9  # bits per weight that no codec file exceeds: a plan refuses a rate that the codec alone takes
+
+
+@dataclass(frozen=True)
+class DataFree:
+    """A shipped codec, as `nwc compress` uses it.
+
+    Attributes:
+        name: of the method.
+        codec: name of the codec.
+        bits: per weight.
+        of_coded: `bits` are those of the coded tensors alone, whatever the whole artifact takes: for a codec file that is
+            larger than many a model. In the scope "linears" they always are.
+    """
+
+    name: str
+    codec: str
+    bits: float
+    of_coded: bool = False
+    packages: tuple[str, ...] = ("nwc",)
+    calibrated: bool = False
+
+    @property
+    def setting(self) -> str:
+        return f"{self.bits:g} bits" + (", codec apart" if self.of_coded else "")
+
+    def reason_missing(self) -> str | None:
+        return None
+
+    def quantise(self, subject: Subject) -> Quantised:
+        from safetensors.torch import save_file
+
+        names = subject.state if subject.scope == "whole" else subject.matrices
+        of_coded = self.of_coded or subject.scope == "linears"
+        with TemporaryDirectory(prefix="nwc-") as folder:
+            source = Path(folder, "model.safetensors")
+            save_file({name: subject.state[name].contiguous() for name in names}, source)
+            plan = make_plan(source, Codec.load(self.codec), CompressOptions(bits=_ANY if of_coded else self.bits))
+            if of_coded:
+                plan = replace(plan, bits=self.bits)
+            written = compress(plan, open_store(Path(folder, "artifact")))
+            with Artifact(open_store(Path(folder, "artifact"))) as artifact:
+                return _quantised(artifact, {b.tensor.name for b in plan.blocks if b.lossy}, written.weight_nbytes)
+
+
+def _quantised(artifact: Artifact, lossy: set[str], nbytes: int) -> Quantised:
+    tensors = artifact.get_tensors(artifact)
+    sizes = {name: sum(row.length for row in artifact.index.blocks(name)) for name in lossy}
+    coded = {name: Coded(tensors[name], sizes[name]) for name in sizes}
+    return Quantised(coded, nbytes - sum(sizes.values()))
+
+
+def rivals(rates: Sequence[float]) -> list[DataFree]:
+    """Ours, and the published codec."""
+    ours = [DataFree("nwc", "default", rate) for rate in rates]
+    return [*ours, *(DataFree("nwc-paper", "nwc-paper", rate, of_coded=True) for rate in rates)]

@@ -1,0 +1,86 @@
+"""`nwc bench models`: other ways to compress beside ours, by what models put out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nwc_workflows.commands.bench_options import new_folder
+from nwc_workflows.console import Output, json_text, with_output
+
+_RATES = (3.0, 4.0, 5.0, 6.0)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, metavar="PATH", help="To evaluate on, as of `nwc evaluate`.")
+@click.option(
+    "--calibration-data", default=None, metavar="PATH", help="Other data of the same kind, for methods that calibrate."
+)
+@click.option("--bits", "rates", multiple=True, type=click.FloatRange(0.25, 16), help="Repeatable. [3, 4, 5, 6]")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Repeatable. [all]")
+@click.option(
+    "--scope",
+    type=click.Choice(["whole", "linears"]),
+    default="whole",
+    show_default=True,
+    help="linears: all methods code the same linear layers, the output head is none of them, and only these count.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "language", "encoder", "classifier"]),
+    default="auto",
+    show_default=True,
+    help="What the model is; auto goes by config.json and the data.",
+)
+@click.option("--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the first N of --data.")
+@click.option(
+    "--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images of --data."
+)
+@click.option("--window", type=click.IntRange(2), default=256, show_default=True, help="Tokens, as of `nwc evaluate`.")
+@click.option("--batch", type=click.IntRange(1), default=None, help="Windows, texts or images at a time.")
+@click.option("--factory", default=None, metavar="MODULE:FUNCTION", help="Makes the module, as of `nwc evaluate`.")
+@click.option("--out", default=None, metavar="DIR", help="Write a plot (PNG) and all figures (JSON) here.")
+@with_output
+def models(
+    output: Output,
+    model: str,
+    data: str,
+    calibration_data: str | None,
+    rates: tuple[float, ...],
+    methods: tuple[str, ...],
+    scope: Any,
+    out: str | None,
+    **options: Any,
+) -> None:
+    """Compress MODEL with every method that is installed, and compare what comes out with the original.
+
+    The bytes of every method are those that it stores, tensors that it leaves alone included. Each codes what its users
+    would let it code: some leave embeddings and the output head alone, which weighs on small models; --scope linears
+    compares all on the same layers. A method takes part with those of its settings that come close to --bits, and is
+    left out with the reason where it cannot run.
+    """
+    from nwc_workflows.bench.models import prepare_bench
+    from nwc_workflows.bench.models_plot import write_plot
+    from nwc_workflows.bench.models_report import as_data, report_text
+    from nwc_workflows.bench.plot_style import check_matplotlib
+    from nwc_workflows.bench.rivals.registry import find_rivals
+    from nwc_workflows.evaluate import EvaluateOptions
+
+    if out:
+        check_matplotlib()
+    folder = new_folder("--out", out)
+    rivals = find_rivals(sorted(set(rates or _RATES)), methods)
+    chosen = EvaluateOptions(data=Path(data), kind=options.pop("task"), **options)
+    bench = prepare_bench(model, chosen, Path(calibration_data) if calibration_data else None, scope, rivals)
+    with output.progress(len(rivals), "measure", "settings") as progress:
+        results = bench.run(progress.advance)
+    described = as_data(results)
+    if folder:
+        (folder / "models.json").write_text(json_text(described) + "\n")
+        write_plot(results, folder / "models.png")
+        for name in ("models.json", "models.png"):
+            output.note(f"wrote {folder / name}")
+    output.result(described, lambda: report_text(results))
