@@ -7,39 +7,36 @@ and the next one overwrites nothing.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import islice, repeat
+from typing import Any, TypeVar, cast
 
-from nwc_core.artifact.index import BlockRow, read_index, write_index
-from nwc_core.artifact.manifest import MANIFEST_KEY, Counts, Manifest, Skipped, WeightFile
-from nwc_core.artifact.objects import ObjectRef
-from nwc_core.artifact.payload import block_name, build_payload
+from nwc_core.artifact.index import read_index, write_index
+from nwc_core.artifact.manifest import Counts, Manifest, Skipped, WeightFile
+from nwc_core.artifact.objects import ObjectRef, reference
 from nwc_core.artifact.writer import commit, existing_manifest, put_object
-from nwc_core.codec import MIN_LOSSY_WEIGHTS, Codec
-from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, NwcError, StoreError, UsageError
-from nwc_core.lossless import encode_lossless
+from nwc_core.codec import MIN_LOSSY_WEIGHTS
+from nwc_core.errors import NwcError, UsageError
 from nwc_core.store import Store
 from nwc_infra.cluster import cluster
 from nwc_infra.scheduler import Job, Outcome, run_bounded
-from nwc_workflows.blocks import Block, Task
+from nwc_workflows.allocate import Allocation, Measured, allocate
+from nwc_workflows.blocks import Task
 from nwc_workflows.carried import Carried, check_free, describe_files, write_files
-from nwc_workflows.plan import Plan
-from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
+from nwc_workflows.coding import CodedTask, code_task, measure_task
+from nwc_workflows.destination import check_apart, check_same, check_unchanged
+from nwc_workflows.fitting import ROUNDS, TaskSize, corrected, fits
+from nwc_workflows.plan import MIN_BITS, Plan
 
-_LOCAL = "file://"
+R = TypeVar("R")
+Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class CodedTask:
-    """What a worker returns: the payload that it stored and a row for each of its blocks, in order."""
-
-    payload: ObjectRef
-    rows: tuple[BlockRow, ...]
+def _ignore(nbytes: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,8 @@ class CompressResult:
         weight_nbytes: bytes of the objects that hold weights: payloads, index, codec, manifest.
         carried_nbytes: bytes of the files carried along.
         source_nbytes: bytes of the source's weight files.
+        lossy_bits: bits per weight that the tensors coded lossily were to get.
+        allocation: how rates were allocated; None if all blocks were to get the same, or nothing was done.
     """
 
     manifest: Manifest
@@ -61,6 +60,8 @@ class CompressResult:
     weight_nbytes: int
     carried_nbytes: int
     source_nbytes: int
+    lossy_bits: float
+    allocation: Allocation | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -74,40 +75,107 @@ def compress(
     *,
     address: str | None = None,
     workers: int | None = None,
-    on_progress: Callable[[int], None] = lambda nbytes: None,
+    on_progress: Advance = _ignore,
+    measured: Sequence[Measured] | None = None,
 ) -> CompressResult:
-    """Run a plan.
+    """Run a plan whose size is known. Its quality or gate is only noted: see `nwc_workflows.trials`.
 
     Args:
         plan: from `make_plan`.
         destination: where the artifact goes.
         address: of a running Ray cluster; None starts a local one for the duration.
         workers: tasks at once; None for one per CPU.
-        on_progress: called with source bytes that are done.
+        on_progress: called with bytes that are done, `work(plan)` in all; with source bytes if only those are compared.
+        measured: from `measure`; if None, a plan that allocates measures here.
 
     Raises:
         UsageError: the destination lies inside the source.
         AlreadyExistsError: the destination holds a different artifact, or a file in the way; nothing was touched.
-        NwcError: a task failed; its tensor is named, nothing was committed.
+        NwcError: a task failed; its tensor is named, nothing was committed. Or `max_bytes` could not be met.
     """
     started = time.monotonic()
-    _check_apart(plan, destination)
-    existing = existing_manifest(destination)
-    carried = describe_files(plan.checkpoint)
-    if existing is not None:
-        _check_same(plan, carried, existing, destination, on_progress)
-        return _result(plan, existing, created=False, seconds=time.monotonic() - started)
-    check_free(carried, destination)
+    carried = _carried_or_finished(plan, destination, on_progress)
+    if isinstance(carried, CompressResult):
+        return carried
     with cluster(address, workers) as ray_cluster:
-        codec = put_object(
-            destination, "codec", plan.codec.to_bytes()
-        )  # first: a destination that refuses is known at once
+        # First: a destination that refuses is known at once.
+        codec = put_object(destination, "codec", plan.codec.to_bytes())
         if address is None:
             _compile_kernels(plan)
-        coded = _run_tasks(plan, destination, ray_cluster.workers, on_progress)
-    manifest = _assemble(plan, codec, coded, carried, destination)
-    created = commit(destination, manifest)
-    return _result(plan, manifest, created=created, seconds=time.monotonic() - started)
+        if plan.allocates and measured is None:
+            measured = _measure(plan, ray_cluster.workers, on_progress)
+        allocation = None if measured is None else allocate(measured, plan.bits)
+        coding = _Coding(plan, codec, carried, destination, ray_cluster.workers)
+        made, superseded = coding.fitting(_by_task(plan, allocation), on_progress)
+    _store(made, plan, carried, destination)
+    created = commit(destination, made.manifest)
+    for key in superseded:  # only now: whoever raced us to the commit might have been using them
+        destination.delete(key)
+    seconds = time.monotonic() - started
+    return _result(plan, made.manifest, created=created, seconds=seconds, allocation=allocation)
+
+
+def find_finished(plan: Plan, destination: Store, on_progress: Advance = _ignore) -> CompressResult | None:
+    """The artifact of a plan if it is there already, or None if the destination is free for it.
+
+    Raises:
+        UsageError, AlreadyExistsError, IntegrityError: see `compress`.
+    """
+    found = _carried_or_finished(plan, destination, on_progress)
+    return found if isinstance(found, CompressResult) else None
+
+
+def _carried_or_finished(plan: Plan, destination: Store, on_progress: Advance) -> Carried | CompressResult:
+    started = time.monotonic()
+    check_apart(plan, destination)
+    existing = existing_manifest(destination)
+    carried = describe_files(plan.checkpoint)
+    if existing is None:
+        check_free(carried, destination)
+        return carried
+    bits = existing.job.get("bits")
+    if plan.options.quality is not None and plan.options.bits is None and isinstance(bits, float) and bits >= MIN_BITS:
+        with suppress(UsageError):  # too few for this model: that is another artifact, as will be said
+            plan = plan.with_bits(bits)  # what the search found is part of the artifact
+    check_same(plan, carried, existing, destination, on_progress)
+    return _result(plan, existing, created=False, seconds=time.monotonic() - started)
+
+
+def work(plan: Plan) -> int:
+    """Bytes of progress that compressing takes: of the source, and once more if they are measured first."""
+    return (2 if plan.allocates else 1) * sum(task.nbytes for task in plan.tasks)
+
+
+def measure(
+    plan: Plan, *, address: str | None = None, workers: int | None = None, on_progress: Advance = _ignore
+) -> list[Measured]:
+    """What `allocate` needs to know of every lossy block, for a plan that allocates.
+
+    Args:
+        plan: from `make_plan`.
+        address, workers: as for `compress`.
+        on_progress: called with source bytes that are done.
+
+    Raises:
+        NwcError: a task failed; its tensor is named.
+    """
+    with cluster(address, workers) as ray_cluster:
+        if address is None:
+            _compile_kernels(plan)
+        return _measure(plan, ray_cluster.workers, on_progress)
+
+
+def _measure(plan: Plan, workers: int, on_progress: Advance) -> list[Measured]:
+    jobs = {index: (task, plan.measured_at) for index, task in enumerate(plan.tasks)}
+    found = _run(measure_task, plan, jobs, {}, workers, on_progress)
+    return [block for index in range(len(plan.tasks)) for block in found[index]]
+
+
+def _by_task(plan: Plan, allocation: Allocation | None) -> list[tuple[float, ...]]:
+    """Rates of the lossy blocks of each task."""
+    counts = [sum(block.lossy for block in task.blocks) for task in plan.tasks]
+    rates = iter(repeat(plan.bits) if allocation is None else allocation.rates)
+    return [tuple(islice(rates, count)) for count in counts]
 
 
 def _compile_kernels(plan: Plan) -> None:
@@ -117,185 +185,143 @@ def _compile_kernels(plan: Plan) -> None:
     """
     import torch
 
-    codec = plan.codec
-    codec.decode(
-        codec.encode(torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1), plan.bits, preset=plan.options.preset)
-    )
+    codec, weight = plan.codec, torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1)
+    columns = weight.shape[1]
+    for hessian in (None,) if plan.calibration is None else (None, torch.eye(columns)):
+        codec.decode(codec.encode(weight, plan.bits, preset=plan.options.preset, hessian=hessian))
 
 
-def code_task(
-    task: Task, bits: float, preset: str, *, checkpoint: Checkpoint, destination: Store, codec: bytes
-) -> CodedTask:
-    """One task, in a worker: read, code and store its blocks.
+@dataclass(frozen=True)
+class _Made:
+    """An artifact whose payloads are stored, and nothing else of it."""
 
-    Args:
-        task: blocks to code.
-        bits: per weight, for blocks that are coded lossily.
-        preset: of the codec.
-        checkpoint: to read from.
-        destination: to store the payload in.
-        codec: the codec file.
-    """
-    parsed = _parse_codec(codec)
-    coded: list[tuple[Block, Any, bytes]] = []
-    for block in task.blocks:
-        source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
-        try:
-            tensor = to_tensor(source, block.tensor.dtype, block.shape)
-            encoded = parsed.encode(tensor, bits, preset=preset) if block.lossy else encode_lossless(tensor)
-        except NwcError:
-            raise
-        except Exception as error:  # name the tensor: a worker's traceback would not
-            raise NwcError(
-                f"tensor {block.tensor.name!r}, block {block.number}: {type(error).__name__}: {error}"
-            ) from error
-        coded.append((block, encoded, hashlib.sha256(source).digest()))
-    streams = [encoded.to_bytes() for _, encoded, _ in coded]
-    names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
-    payload = build_payload(list(zip(names, streams, strict=True)))
-    ref = put_object(destination, "payload", payload.data)
-    rows = tuple(
-        BlockRow(
-            tensor=block.tensor.name,
-            dtype=block.tensor.dtype.name,
-            shape=block.tensor.shape,
-            file=block.tensor.file,
-            start=block.start,
-            stop=block.stop,
-            coder=encoded.coder,
-            object=ref.object,
-            offset=offset,
-            length=length,
-            sha256=hashlib.sha256(stream).digest(),
-            source_sha256=source_digest,
-            side_nbytes=encoded.side_nbytes,
-            mse=encoded.mse or 0.0,
+    manifest: Manifest
+    index: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return _weight_nbytes(self.manifest) + _carried_nbytes(self.manifest)
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """Coding the tasks of a plan, until the artifact has the size that was asked for."""
+
+    plan: Plan
+    codec: ObjectRef
+    carried: Carried
+    destination: Store
+    workers: int
+
+    def fitting(self, rates: list[tuple[float, ...]], on_progress: Advance) -> tuple[_Made, set[str]]:
+        """The artifact, and keys of payloads that were stored on the way to it but are no part of it.
+
+        Raises:
+            NwcError: even the smallest is larger than `max_bytes`.
+        """
+        rates, limit = list(rates), self.plan.options.max_bytes
+        coded = self._code(dict(enumerate(rates)), on_progress)
+        tried = [self._describe(coded)]
+        for _ in range(0 if limit is None else ROUNDS):
+            assert limit is not None
+            sizes = [_task_size(task, coded[i], rates[i]) for i, task in enumerate(self.plan.tasks)]
+            again = {} if fits(tried[-1].nbytes, limit) else corrected(sizes, tried[-1].nbytes, limit)
+            if not again:
+                break
+            for index, changed in again.items():
+                rates[index] = changed
+            coded = {**coded, **self._code(again, _ignore)}
+            tried.append(self._describe(coded))
+        fitting = [made for made in tried if limit is None or made.nbytes <= limit]
+        if not fitting:
+            smallest = min(made.nbytes for made in tried)
+            raise NwcError(f"max_bytes: found an artifact of {smallest} bytes at the least; wanted at most {limit}")
+        best = max(fitting, key=lambda made: made.nbytes)
+        stored = {ref.object for made in tried for ref in made.manifest.payloads}
+        return best, stored - {ref.object for ref in best.manifest.payloads}
+
+    def _code(self, rates: Mapping[int, tuple[float, ...]], on_progress: Advance) -> dict[int, CodedTask]:
+        tasks, preset = self.plan.tasks, self.plan.options.preset
+        jobs = {index: (tasks[index], of_blocks, preset) for index, of_blocks in rates.items()}
+        return _run(code_task, self.plan, jobs, {"destination": self.destination}, self.workers, on_progress)
+
+    def _describe(self, coded: Mapping[int, CodedTask]) -> _Made:
+        plan = self.plan
+        in_order = [coded[index] for index in range(len(plan.tasks))]
+        rows = [row for task in in_order for row in task.rows]
+        payloads = [task.payload for task in in_order]
+        index = write_index(rows)
+        manifest = Manifest(
+            codec=self.codec,
+            index=reference("index", index),
+            payloads=payloads,
+            files=list(self.carried.files),
+            derived=list(self.carried.derived),
+            weight_files=[
+                WeightFile(path=f.path, size=f.size, metadata=f.metadata) for f in plan.checkpoint.weight_files
+            ],
+            skipped=[Skipped(path=s.path, size=s.size, reason=s.reason) for s in plan.checkpoint.skipped],
+            counts=Counts(
+                tensors=len(plan.checkpoint.tensors),
+                weights=plan.weights,
+                blocks=len(rows),
+                payload_bytes=sum(ref.size for ref in payloads),
+            ),
+            job=plan.job,
+            fingerprint=plan.fingerprint([row.source_sha256 for row in rows], self.carried),
         )
-        for (block, encoded, source_digest), stream, (offset, length) in zip(
-            coded, streams, payload.ranges, strict=True
-        )
-    )
-    return CodedTask(ref, rows)
+        return _Made(manifest, index)
 
 
-_parsed: dict[str, Codec] = {}  # one codec per worker process; parsing expands its tables
+def _task_size(task: Task, coded: CodedTask, rates: tuple[float, ...]) -> TaskSize:
+    pairs = zip(task.blocks, coded.rows, strict=True)
+    return TaskSize(rates, tuple(row.numel if row.coder == "nwc" else 0 for block, row in pairs if block.lossy))
 
 
-def _parse_codec(data: bytes) -> Codec:
-    digest = hashlib.sha256(data).hexdigest()
-    if digest not in _parsed:
-        _parsed.clear()
-        _parsed[digest] = Codec.from_bytes(data)
-    return _parsed[digest]
-
-
-def _run_tasks(plan: Plan, destination: Store, workers: int, on_progress: Callable[[int], None]) -> list[CodedTask]:
-    """All tasks; results in the order of the plan, whatever order they ended in."""
-    jobs = [Job(task.key, (task, plan.bits, plan.options.preset), task.memory) for task in plan.tasks]
-    shared = {"checkpoint": plan.checkpoint, "destination": destination, "codec": plan.codec.to_bytes()}
-    done: dict[str, CodedTask] = {}
-    nbytes = {task.key: task.nbytes for task in plan.tasks}
-    outcomes = run_bounded(code_task, jobs, shared=shared, workers=workers)
-    with closing(cast("Generator[Outcome[CodedTask]]", outcomes)):  # after a failure nobody goes on writing
+def _run(
+    function: Callable[..., R],
+    plan: Plan,
+    jobs: Mapping[int, tuple[Any, ...]],
+    shared: Mapping[str, object],
+    workers: int,
+    on_progress: Advance,
+) -> dict[int, R]:
+    """Results of some tasks, by their position in the plan: the function's positional arguments are given by it, too."""
+    tasks = {plan.tasks[index].key: index for index in jobs}
+    run = [Job(key, jobs[index], plan.memory(plan.tasks[index])) for key, index in tasks.items()]
+    common = {"checkpoint": plan.checkpoint, "codec": plan.codec.to_bytes(), "calibration": plan.calibration}
+    done: dict[int, R] = {}
+    outcomes = run_bounded(function, run, shared={**common, **shared}, workers=workers)
+    with closing(cast("Generator[Outcome[R]]", outcomes)):  # after a failure nobody goes on writing
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
-            assert outcome.value is not None
-            done[outcome.job.key] = outcome.value
-            on_progress(nbytes[outcome.job.key])
-    return [done[task.key] for task in plan.tasks]
+            index = tasks[outcome.job.key]
+            done[index] = cast("R", outcome.value)
+            on_progress(plan.tasks[index].nbytes)
+    return done
 
 
-def _assemble(plan: Plan, codec: ObjectRef, coded: list[CodedTask], carried: Carried, destination: Store) -> Manifest:
-    """Store everything but the manifest and return that."""
-    _check_unchanged(plan.checkpoint)
-    rows = [row for task in coded for row in task.rows]
-    payloads = [task.payload for task in coded]
-    index = write_index(rows)
+def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> None:
+    """Everything but the manifest."""
+    check_unchanged(plan.checkpoint)
     write_files(carried, plan.checkpoint, destination)
-    manifest = Manifest(
-        codec=codec,
-        index=put_object(destination, "index", index),
-        payloads=payloads,
-        files=list(carried.files),
-        derived=list(carried.derived),
-        weight_files=[WeightFile(path=f.path, size=f.size, metadata=f.metadata) for f in plan.checkpoint.weight_files],
-        skipped=[Skipped(path=s.path, size=s.size, reason=s.reason) for s in plan.checkpoint.skipped],
-        counts=Counts(
-            tensors=len(plan.checkpoint.tensors),
-            weights=plan.weights,
-            blocks=len(rows),
-            payload_bytes=sum(ref.size for ref in payloads),
-        ),
-        job=plan.job,
-        fingerprint=plan.fingerprint([row.source_sha256 for row in rows], carried),
-    )
-    read_index(index, manifest, "the new index")  # what is committed opens: a reader refuses more than a writer does
-    return manifest
+    put_object(destination, "index", made.index)
+    read_index(
+        made.index, made.manifest, "the new index"
+    )  # what is committed opens: a reader refuses more than a writer
 
 
-def _check_apart(plan: Plan, destination: Store) -> None:
-    """An artifact inside the folder of its source would be part of that checkpoint the next time. Raises UsageError."""
-    source, target = _real(plan.source_uri), _real(destination.uri)
-    if f"{target}/".startswith(f"{source}/") or target == _real(plan.checkpoint.store.uri):
-        raise UsageError(f"destination: found {target}, inside the source {source}; wanted a folder outside of it")
+def _weight_nbytes(manifest: Manifest) -> int:
+    return manifest.counts.payload_bytes + manifest.index.size + manifest.codec.size + len(manifest.to_bytes())
 
 
-def _real(uri: str) -> str:
-    """A location without links and a slash at the end, so that two names of one place compare equal."""
-    path = uri.removeprefix(_LOCAL)
-    return os.path.realpath(path) if path != uri else uri.rstrip("/")
+def _carried_nbytes(manifest: Manifest) -> int:
+    return sum(file.size for file in manifest.files) + sum(made.size for made in manifest.derived)
 
 
-def _check_unchanged(checkpoint: Checkpoint) -> None:
-    """Prevents a mixture of two checkpoints, where a weight file was replaced after its header had been read."""
-    for file in checkpoint.weight_files:
-        if checkpoint.store.version(file.path) != file.version:
-            raise StoreError(
-                f"{checkpoint.store.uri}/{file.path}", "was replaced while it was being read; nothing was committed"
-            )
-
-
-def _check_same(
-    plan: Plan, carried: Carried, existing: Manifest, destination: Store, on_progress: Callable[[int], None]
-) -> None:
-    """Whether the artifact that is there is the one that this run would make.
-
-    Source bytes are hashed for it, which costs a fraction of coding them: headers alone do not tell fine-tunes apart.
-
-    Raises:
-        AlreadyExistsError: it is not.
-        IntegrityError: it is, but an object of it is gone or cut off.
-    """
-    changed = [
-        f"{key}: there {existing.job.get(key)}, here {plan.job.get(key)}"
-        for key in sorted({*existing.job, *plan.job})
-        if existing.job.get(key) != plan.job.get(key)
-    ]
-    digests = []
-    for block in [] if changed else plan.blocks:
-        source = read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)
-        digests.append(hashlib.sha256(source).digest())
-        on_progress(len(source))
-    if changed or existing.fingerprint != plan.fingerprint(digests, carried):
-        reason = "; ".join(changed) or "same options, other weights or files"
-        raise AlreadyExistsError(
-            f"{destination.uri}/{MANIFEST_KEY}",
-            f"the destination holds a different artifact ({reason}); nothing was changed; choose another destination",
-        )
-    sizes = {ref.object: ref.size for ref in (existing.codec, existing.index, *existing.payloads)}
-    sizes |= {file.object: file.size for file in existing.files} | {made.object: made.size for made in existing.derived}
-    for key, size in sizes.items():
-        try:
-            found = f"{destination.size(key)} bytes"
-        except NotFoundError:
-            found = "nothing"
-        if found != f"{size} bytes":
-            wanted = f"{size} bytes; this very artifact was here but is damaged: delete it and compress again"
-            raise IntegrityError(f"{destination.uri}/{key}", found, wanted)
-
-
-def _result(plan: Plan, manifest: Manifest, *, created: bool, seconds: float) -> CompressResult:
-    weight_nbytes = manifest.counts.payload_bytes + manifest.index.size + manifest.codec.size + len(manifest.to_bytes())
-    carried = sum(file.size for file in manifest.files) + sum(file.size for file in manifest.derived)
-    return CompressResult(manifest, created, seconds, weight_nbytes, carried, plan.source_nbytes)
+def _result(
+    plan: Plan, manifest: Manifest, *, created: bool, seconds: float, allocation: Allocation | None = None
+) -> CompressResult:
+    sizes = _weight_nbytes(manifest), _carried_nbytes(manifest)
+    return CompressResult(manifest, created, seconds, *sizes, plan.source_nbytes, plan.bits, allocation)

@@ -5,49 +5,87 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nwc_core.artifact.manifest import JobValue
 from nwc_core.artifact.objects import check_key
 from nwc_core.codec import PRESETS, Codec
 from nwc_core.encoded import MAX_RANK
 from nwc_core.errors import FormatError, UsageError
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
+from nwc_workflows.block_statistics import statistics_memory
 from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
+from nwc_workflows.calibration_match import check_matches
 from nwc_workflows.carried import Carried
 from nwc_workflows.overhead import fixed_nbytes
 from nwc_workflows.sources import Checkpoint, open_checkpoint
+from nwc_workflows.targets import Target
+
+if TYPE_CHECKING:
+    from nwc_workflows.calibration.reading import Calibration
 
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
 MAX_BITS = 16.0  # of a lossy tensor
+DEFAULT_BITS = 4.5
 MAX_ELEMENTS = 1 << 48  # as in an index and a coded tensor
+_HIGHEST_MEASURED = 8  # about which rate curves are measured, bits per weight: beyond, damping no longer matters
+# A size is aimed at from below: what a run gives is off by about as much, and only what is too large must be corrected.
+_SIZE_MARGIN = 0.001
+_DERIVED_NBYTES = 150  # by which the config.json made for transformers is larger than the checkpoint's own
 
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What determines an artifact besides the checkpoint and the codec.
+    """What determines an artifact besides the checkpoint, the codec, and the data that errors are weighed or measured by.
 
     Attributes:
         bits: bits per weight over all bytes that hold weights: payloads, index, codec and manifest. There is no upper
-            limit: a tiny checkpoint is mostly codec and index.
+            limit: a tiny checkpoint is mostly codec and index. With `quality`, what the search for it found. DEFAULT_BITS
+            if nothing else says how large the artifact is to be.
+        max_bytes: most bytes of the whole artifact, carried files included, instead of `bits`.
         preset: how hard the encoder searches.
+        quality: the artifact is to be the smallest that meets it, instead of `bits`.
+        gate: the artifact must meet it.
 
     Raises:
-        UsageError: an option out of its range.
+        UsageError: an option out of its range, or two that exclude each other.
     """
 
-    bits: float = 4.5
+    bits: float | None = None
+    max_bytes: int | None = None
     preset: str = "default"
+    quality: Target | None = None
+    gate: Target | None = None
 
     def __post_init__(self) -> None:
-        if not MIN_BITS <= self.bits < math.inf:
-            raise UsageError(f"bits: found {self.bits}; wanted at least {MIN_BITS} bits per weight")
+        for one, other in (("bits", "max_bytes"), ("quality", "max_bytes"), ("quality", "gate")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UsageError(f"{one} and {other}: found both; wanted one of them")
+        if self.bits is None and self.max_bytes is None and self.quality is None:
+            object.__setattr__(self, "bits", DEFAULT_BITS)
+        if self.bits is not None:
+            if not MIN_BITS <= self.bits < math.inf:
+                raise UsageError(f"bits: found {self.bits}; wanted at least {MIN_BITS} bits per weight")
+            object.__setattr__(self, "bits", float(self.bits))  # 4 and 4.0 make the same artifact
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise UsageError(f"max_bytes: found {self.max_bytes}; wanted at least 1")
         if self.preset not in PRESETS:
             raise UsageError(f"preset: found {self.preset!r}; wanted one of {', '.join(PRESETS)}")
-        object.__setattr__(self, "bits", float(self.bits))  # 4 and 4.0 make the same artifact
+
+    @property
+    def job(self) -> dict[str, JobValue]:
+        """Those that are given, as a manifest holds them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Target) else value
+            for name, value in values.items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -60,8 +98,11 @@ class Plan:
         codec: the codec that every task uses.
         options: see CompressOptions.
         tasks: all work, in stored order.
-        bits: bits per weight for the tensors that are coded lossily, so that the whole meets `options.bits`.
+        bits: bits per weight for the tensors that are coded lossily, so that the whole meets the options' size; as long as
+            it is to be searched for, a first guess.
         fixed_nbytes: what all else takes, see `nwc_workflows.overhead`.
+        calibration: what errors of which weights count; None if all count alike.
+        measured_on: description of the data for `quality` or `gate`, as the manifest will hold it.
     """
 
     source_uri: str
@@ -71,10 +112,17 @@ class Plan:
     tasks: tuple[Task, ...]
     bits: float
     fixed_nbytes: int
+    calibration: Calibration | None = None
+    measured_on: Mapping[str, JobValue] = field(default_factory=dict)
 
     @cached_property
     def blocks(self) -> list[Block]:
         return [block for task in self.tasks for block in task.blocks]
+
+    @cached_property
+    def lossy_weights(self) -> int:
+        """Elements of the blocks that are coded lossily."""
+        return sum(block.numel for block in self.blocks if block.lossy)
 
     @property
     def weights(self) -> int:
@@ -94,18 +142,44 @@ class Plan:
     @property
     def predicted_nbytes(self) -> int:
         """Predicted size of payloads, index, codec and manifest."""
-        lossy = sum(block.numel for block in self.blocks if block.lossy)
-        return round(lossy * self.bits / 8) + self.fixed_nbytes
+        return round(self.lossy_weights * self.bits / 8) + self.fixed_nbytes
+
+    @property
+    def allocates(self) -> bool:
+        """Whether rates go by what the loss of the output is: else every lossy block gets the same."""
+        absolute = self.calibration is not None and not self.calibration.input_only
+        return absolute and self.codec.architecture == "nwc" and self.lossy_weights > 0
+
+    @cached_property
+    def unreached(self) -> tuple[str, ...]:
+        """Tensors with lossy blocks of which the calibration, if there is one, knows nothing."""
+        known = None if self.calibration is None else set(self.calibration.names)
+        names = dict.fromkeys(block.tensor.name for block in self.blocks if block.lossy)
+        return tuple(name for name in names if known is not None and name not in known)
+
+    @property
+    def measured_at(self) -> float:
+        """Rate about which rate curves are measured; whole, so that plans of like rates share them."""
+        return float(min(max(round(self.bits), 1), _HIGHEST_MEASURED))
+
+    @cached_property
+    def _statistics_memory(self) -> Mapping[str, int]:
+        return statistics_memory(self.calibration)
+
+    def memory(self, task: Task) -> int:
+        """The most bytes that a worker holds at once for a task."""
+        return task.memory + max(self._statistics_memory.get(block.tensor.name, 0) for block in task.blocks)
 
     @property
     def worker_memory(self) -> int:
         """The most bytes that any worker holds at once."""
-        return max((task.memory for task in self.tasks), default=0)
+        return max((self.memory(task) for task in self.tasks), default=0)
 
     @property
-    def job(self) -> dict[str, Any]:
-        """The options as the manifest holds them."""
-        return {**asdict(self.options), "codec": self.codec.digest}
+    def job(self) -> dict[str, JobValue]:
+        """What determines the artifact besides its source, as the manifest holds it."""
+        calibration = {} if self.calibration is None else {"calibration": self.calibration.fingerprint}
+        return {**self.options.job, "codec": self.codec.digest, **calibration, **self.measured_on}
 
     def fingerprint(self, source_digests: list[bytes], carried: Carried) -> str:
         """SHA-256 (hex) of everything that determines the artifact: options, codec, layout and content of the source.
@@ -120,29 +194,82 @@ class Plan:
         described = json.dumps({"job": self.job, "tensors": tensors, "files": files, "others": others}, sort_keys=True)
         return hashlib.sha256(described.encode() + b"".join(source_digests)).hexdigest()
 
+    def with_bits(self, bits: float) -> Plan:
+        """The same at `bits` per weight over all bytes that hold weights. Raises UsageError if that cannot be met."""
+        return replace(self, options=replace(self.options, bits=bits)).sized()
 
-def make_plan(source: str | Path | Store, codec: Codec, options: CompressOptions) -> Plan:
+    def overall(self, bits: float) -> float:
+        """Bits per weight over all bytes that hold weights when lossy tensors are coded at `bits`."""
+        return (bits * self.lossy_weights + 8 * self.fixed_nbytes) / max(1, self.weights)
+
+    def sized(self) -> Plan:
+        """The same with `bits` as the options' size asks for.
+
+        Raises:
+            UsageError: what must be stored losslessly takes more than that.
+        """
+        options, lossy = self.options, self.lossy_weights
+        carried = 0
+        if options.max_bytes is not None:
+            carried = self.carried_nbytes + (_DERIVED_NBYTES if self.checkpoint.config is not None else 0)
+            nbytes = (1 - _SIZE_MARGIN) * options.max_bytes - carried
+        elif options.bits is not None and lossy:
+            nbytes = options.bits * self.weights / 8
+        else:
+            return replace(self, bits=options.bits or DEFAULT_BITS)
+        least = MIN_BITS * lossy / 8 + self.fixed_nbytes
+        if nbytes < least:
+            found, needed = f"bits: found {options.bits}", f"{_up(8 * least / max(1, self.weights)):.2f}"
+            if options.max_bytes is not None:
+                found, needed = (
+                    f"max_bytes: found {options.max_bytes}",
+                    f"{math.ceil((least + carried) / (1 - _SIZE_MARGIN))}",
+                )
+            also = f", and the files that are carried along {carried:,}" if carried else ""
+            raise UsageError(
+                f"{found}; wanted at least {needed}: the codec, the index and the tensors that are stored losslessly take "
+                f"{self.fixed_nbytes:,} bytes by themselves{also}"
+            )
+        bits = 8 * (nbytes - self.fixed_nbytes) / lossy if lossy else DEFAULT_BITS
+        return replace(self, bits=min(bits, MAX_BITS))
+
+
+def make_plan(
+    source: str | Path | Store,
+    codec: Codec,
+    options: CompressOptions,
+    calibration: Calibration | None = None,
+    measured_on: Mapping[str, JobValue] | None = None,
+) -> Plan:
     """Plan the compression of a checkpoint.
 
+    Args:
+        source: of the checkpoint.
+        codec: to use.
+        options: see CompressOptions.
+        calibration: of this model; None to weigh all errors alike.
+        measured_on: description of the data for the options' `quality` or `gate`.
+
     Raises:
-        UsageError: the rate cannot be met: what must be stored losslessly takes more than that.
-        FormatError: the source holds what no artifact can: an absurd shape, a path with a backslash.
+        UsageError: the size cannot be met: what must be stored losslessly takes more than that.
+        FormatError: the source holds what no artifact can: an absurd shape, a path with a backslash; or the calibration
+            is another model's.
         NwcError: the source cannot be read, see `open_checkpoint`.
     """
     checkpoint = open_checkpoint(source)
     _check_holdable(checkpoint)
+    if calibration is not None:
+        check_matches(calibration, checkpoint)
     tasks = tuple(pack_tasks(block for tensor in checkpoint.tensors for block in cut_tensor(tensor)))
-    lossy = sum(block.numel for task in tasks for block in task.blocks if block.lossy)
-    weights = sum(tensor.numel for tensor in checkpoint.tensors)
     fixed = fixed_nbytes(checkpoint, codec, tasks)
-    bits = (options.bits * weights - 8 * fixed) / lossy if lossy else options.bits
-    if bits < MIN_BITS:
-        needed = math.ceil(100 * (MIN_BITS * lossy + 8 * fixed) / weights) / 100  # up: the figure said must do
-        raise UsageError(
-            f"bits: found {options.bits}; wanted at least {needed:.2f}: the codec, the "
-            f"index and the tensors that are stored losslessly take {fixed:,} bytes by themselves"
-        )
-    return Plan(open_store(source, "source").uri, checkpoint, codec, options, tasks, min(bits, MAX_BITS), fixed)
+    uri = open_store(source, "source").uri
+    plan = Plan(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {}))
+    return plan.sized()
+
+
+def _up(bits: float) -> float:
+    """To hundredths, upwards: the figure said must do."""
+    return math.ceil(100 * bits) / 100
 
 
 def _check_holdable(checkpoint: Checkpoint) -> None:

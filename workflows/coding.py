@@ -1,0 +1,153 @@
+"""What workers do with a task: code its blocks and store them, or measure what rate each takes at a given price of error.
+
+They receive names, byte ranges and rates, read the bytes and the statistics themselves, and return small rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nwc_core.artifact.index import BlockRow
+from nwc_core.artifact.objects import ObjectRef
+from nwc_core.artifact.payload import block_name, build_payload
+from nwc_core.artifact.writer import put_object
+from nwc_core.codec import Codec
+from nwc_core.encoded import EncodedTensor
+from nwc_core.errors import NwcError
+from nwc_core.lossless import encode_lossless
+from nwc_core.store import Store
+from nwc_workflows.allocate import Lossless, Measured, Unreached
+from nwc_workflows.block_statistics import read_statistics
+from nwc_workflows.blocks import Block, Task
+from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
+
+if TYPE_CHECKING:
+    from nwc_workflows.calibration.reading import Calibration
+
+
+@dataclass(frozen=True)
+class CodedTask:
+    """What a worker returns: the payload that it stored and a row for each of its blocks, in order."""
+
+    payload: ObjectRef
+    rows: tuple[BlockRow, ...]
+
+
+def code_task(
+    task: Task,
+    rates: Sequence[float],
+    preset: str,
+    *,
+    checkpoint: Checkpoint,
+    destination: Store,
+    codec: bytes,
+    calibration: Calibration | None,
+) -> CodedTask:
+    """Read, code and store the blocks of a task.
+
+    Args:
+        task: blocks to code.
+        rates: bits per weight of each block that is coded lossily, in order.
+        preset: of the codec.
+        checkpoint: to read from.
+        destination: to store the payload in.
+        codec: the codec file.
+        calibration: where the blocks' statistics are; None to weigh all errors alike.
+    """
+    parsed = _parse_codec(codec)
+    remaining = iter(rates)
+    coded: list[tuple[Block, EncodedTensor, bytes]] = []
+    for block in task.blocks:
+        source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
+        with _naming(block):
+            tensor = to_tensor(source, block.tensor.dtype, block.shape)
+            if block.lossy:
+                statistics = read_statistics(calibration, block)
+                weighing = statistics.arguments() if statistics else {}
+                encoded = parsed.encode(tensor, next(remaining), preset=preset, **weighing)
+            else:
+                encoded = encode_lossless(tensor)
+        coded.append((block, encoded, hashlib.sha256(source).digest()))
+    streams = [encoded.to_bytes() for _, encoded, _ in coded]
+    names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
+    payload = build_payload(list(zip(names, streams, strict=True)))
+    ref = put_object(destination, "payload", payload.data)
+    rows = tuple(
+        BlockRow(
+            tensor=block.tensor.name,
+            dtype=block.tensor.dtype.name,
+            shape=block.tensor.shape,
+            file=block.tensor.file,
+            start=block.start,
+            stop=block.stop,
+            coder=encoded.coder,
+            object=ref.object,
+            offset=offset,
+            length=length,
+            sha256=hashlib.sha256(stream).digest(),
+            source_sha256=source_digest,
+            side_nbytes=encoded.side_nbytes,
+            mse=encoded.mse or 0.0,
+        )
+        for (block, encoded, source_digest), stream, (offset, length) in zip(
+            coded, streams, payload.ranges, strict=True
+        )
+    )
+    return CodedTask(ref, rows)
+
+
+def measure_task(
+    task: Task, bits: float, *, checkpoint: Checkpoint, codec: bytes, calibration: Calibration
+) -> tuple[Measured, ...]:
+    """The rate curve of each block of a task that is coded lossily, in order.
+
+    Args:
+        task: blocks to measure.
+        bits: about which the blocks will be coded.
+        checkpoint: to read from.
+        codec: the codec file.
+        calibration: where the blocks' statistics are.
+    """
+    parsed = _parse_codec(codec)
+    found: list[Measured] = []
+    for block in task.blocks:
+        if not block.lossy:
+            continue
+        source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
+        with _naming(block):
+            tensor = to_tensor(source, block.tensor.dtype, block.shape)
+            statistics = read_statistics(calibration, block)
+            curve = parsed.rate_curve(tensor, bits=bits, **(statistics.arguments() if statistics else {}))
+            if curve is None:
+                found.append(Lossless(block.numel, encode_lossless(tensor).nbytes))
+            else:
+                found.append(curve if statistics and statistics.rows is not None else Unreached(block.numel))
+    return tuple(found)
+
+
+@contextmanager
+def _naming(block: Block) -> Iterator[None]:
+    """Errors that name the tensor: a worker's traceback would not."""
+    try:
+        yield
+    except NwcError:
+        raise
+    except Exception as error:
+        raise NwcError(
+            f"tensor {block.tensor.name!r}, block {block.number}: {type(error).__name__}: {error}"
+        ) from error
+
+
+_parsed: dict[str, Codec] = {}  # one codec per worker process; parsing expands its tables
+
+
+def _parse_codec(data: bytes) -> Codec:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in _parsed:
+        _parsed.clear()
+        _parsed[digest] = Codec.from_bytes(data)
+    return _parsed[digest]
