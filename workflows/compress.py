@@ -307,9 +307,8 @@ def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> Non
     check_unchanged(plan.checkpoint)
     write_files(carried, plan.checkpoint, destination)
     put_object(destination, "index", made.index)
-    read_index(
-        made.index, made.manifest, "the new index"
-    )  # what is committed opens: a reader refuses more than a writer
+    # What is committed opens: a reader refuses more than a writer does.
+    read_index(made.index, made.manifest, "the new index")
 
 
 def _weight_nbytes(manifest: Manifest) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_TRIALS = 8
-_WANTED_TRIALS = 4  # after which one that is good enough will do
+_WANTED_TRIALS = 4  # after which one that is good enough will do, or two more if none was not: the least is farther off
 _AIM = 0.97  # of the target, so that about one guess in two need not be repeated
 _CLOSE = 0.93  # share of the target from which a rate is near enough to the least: 0.05 bit for a squared error
 _NEAR = 0.03  # bits per weight between enough and not enough: no need to look closer
@@ -49,13 +49,14 @@ def next_bits(tried: Sequence[Tried], target: float, slope: float, least: float,
     if enough is not None and (
         enough.value >= _CLOSE * target
         or enough.bits <= least
-        or len(tried) >= _WANTED_TRIALS
+        or len(tried) >= _WANTED_TRIALS + (2 if short is None else 0)
         or (short is not None and enough.bits - short.bits < _NEAR)
     ):
         return None
     guess = _guess(tried, target, slope)
     if enough is not None and short is not None:
-        margin = 0.1 * (enough.bits - short.bits)
+        # No logarithm tells how far above a rate without any loss is: then halfway.
+        margin = (0.1 if enough.value > 0 else 0.5) * (enough.bits - short.bits)
         guess = min(max(guess, short.bits + margin), enough.bits - margin)
     elif enough is not None:
         guess = min(guess, enough.bits - _NEAR)

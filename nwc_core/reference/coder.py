@@ -40,7 +40,7 @@ from nwc_core.reference.tables import LatentTables
 from nwc_core.reference.tiers import Tier, Tiers, column_tiers, tier_settings
 from nwc_core.wire import ByteReader, ByteWriter
 
-_PILOTS, _ATTEMPTS = 5, 3
+_PILOTS, _ATTEMPTS = 5, 5
 _TOLERANCE = 0.004  # bits per weight
 _DAMPING = 0.01  # share of its mean diagonal that is added to H, as published
 
@@ -223,6 +223,10 @@ def _prepared(
     if hessian is None:
         column = np.zeros(source.n, np.uint8)
         return column, np.ones(source.n), Independent(source.chunks, np.tile(column, len(source.band_rows)))
-    column, factor = column_tiers(np.diagonal(hessian)), factorise(hessian, bits, _DAMPING)
-    chunks, upper = source.chunks.reshape(-1, source.n, CHUNK), factor.upper.astype(np.float32)
-    return column, factor.weights, Compensated(chunks, source.band_rows, column, upper)
+    diagonal = np.diagonal(hessian)
+    order = np.argsort(-diagonal, kind="stable")
+    factor = factorise(hessian[np.ix_(order, order)], bits, _DAMPING)
+    weights = np.empty(source.n)
+    weights[order] = factor.weights
+    column, chunks = column_tiers(diagonal), source.chunks.reshape(-1, source.n, CHUNK)
+    return column, weights, Compensated(chunks, source.band_rows, column, order, factor.upper.astype(np.float32))

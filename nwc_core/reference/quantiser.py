@@ -2,8 +2,11 @@
 
 Where all errors count alike, all chunks are quantised side by side. Where the loss is  e H e'  for each row's error e, it is
 done column by column with feedback (`nwc_core.feedback`): with H = U D U', U unit upper triangular, column j has the target
-t_j = w_j + sum_{i<j} e_i U_ij , e_i = w_i - w^_i . (Published: block LDLQ over 128 columns, from the last to the first, which
-is without feedback inside of a block. Chunks lie along a column, so single columns are possible, and better.)
+t_j = w_j + sum_{i<j} e_i U_ij , e_i = w_i - w^_i .
+
+Published: block LDLQ over 128 columns, from the last to the first, which is without feedback inside of a block. Chunks lie
+along a column, so single columns are possible, 1 dB better on MiniLM; and so is any order: with the most important column
+first, for whose error all others can make up, it is another 0.5 dB (as "act order" does for GPTQ). Decoders see none of it.
 """
 
 from __future__ import annotations
@@ -79,12 +82,14 @@ class Compensated:
         chunks: [bands, n, CHUNK].
         rows: in use of each band; others are fillers whose errors are nobody's.
         column: [n] the tier of each.
-        upper: [n, n] U, of which only what lies above the diagonal is used.
+        order: [n] the columns in the order in which they are quantised.
+        upper: [n, n] U of the columns in that order, of which only what lies above the diagonal is used.
     """
 
     chunks: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
     column: npt.NDArray[np.uint8]
+    order: npt.NDArray[np.int64]
     upper: npt.NDArray[np.float32]
 
     @property
@@ -111,16 +116,16 @@ class Compensated:
         self, bands: slice, autoencoder: Autoencoder, settings: Sequence[Setting], out: npt.NDArray[np.int32]
     ) -> None:
         """Fill some bands of `out` [bands, n, CHUNK]; the columns of a band do not depend on other bands."""
-        weight = np.ascontiguousarray(self.chunks[bands].transpose(1, 0, 2))  # [n, bands, CHUNK]
+        weight = self.chunks[bands].transpose(1, 0, 2)[self.order]  # [n, bands, CHUNK]
         target, used = weight.copy(), np.arange(CHUNK) < self.rows[bands, None]
         n = len(weight)
         for first in range(0, n, _BLOCK):
             stop = min(first + _BLOCK, n)
             errors = np.empty((stop - first, *weight.shape[1:]), np.float32)
             for j in range(first, stop):
-                setting = settings[self.column[j]]
+                setting = settings[self.column[self.order[j]]]
                 latents = autoencoder.quantise(target[j], setting)
-                out[bands, j] = latents
+                out[bands, self.order[j]] = latents
                 decoded = autoencoder.reconstruct(latents, setting.quality) / np.float32(2.0**setting.log2_gain)
                 errors[j - first] = np.where(used, weight[j] - decoded, 0)
                 target[j + 1 : stop] += self.upper[j, j + 1 : stop, None, None] * errors[j - first]

@@ -83,20 +83,22 @@ def test_errors_are_fed_to_the_columns_that_follow() -> None:
     m, n = 70 * CHUNK - 5, 80  # several blocks of columns, more bands than are worked off at a time
     weight = gaussian(m, n).numpy()
     hessian = moments(n)
-    upper = np.triu(factorise(hessian, 3.0, 0.01).upper, 1)
+    order = np.random.default_rng(3).permutation(n)
+    upper = np.triu(factorise(hessian[np.ix_(order, order)], 3.0, 0.01).upper, 1)
     column = column_tiers(np.diagonal(hessian))
     settings = [Setting(0, 1.0), Setting(1, 2.0)]
     gain = np.array([2.0, 4.0])[column]
     decoded = np.zeros((m, n))
-    for j in range(n):
-        target = weight[:, j] + (weight - decoded)[:, :j].astype(np.float64) @ upper[:j, j]
+    for at, j in enumerate(order):
+        before = order[:at]
+        target = weight[:, j] + (weight - decoded)[:, before].astype(np.float64) @ upper[:at, at]
         decoded[:, j] = np.rint(target * gain[j]) / gain[j]
 
     bands = -(-m // CHUNK)
     padded = np.concatenate([weight, np.zeros((bands * CHUNK - m, n), np.float32)])
     chunks = np.ascontiguousarray(padded.reshape(bands, CHUNK, n).transpose(0, 2, 1))
     rows = np.minimum(CHUNK, m - CHUNK * np.arange(bands))
-    quantiser = Compensated(chunks, rows, column, upper.astype(np.float32))
+    quantiser = Compensated(chunks, rows, column, order, upper.astype(np.float32))
     latents = quantiser.latents(Rounding(), settings, 1)
     found = (latents.reshape(bands, n, CHUNK) / gain[:, None]).transpose(0, 2, 1).reshape(-1, n)
     same = found[:m] == decoded  # ties that float32 decides otherwise change what follows in their row

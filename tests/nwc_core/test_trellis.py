@@ -32,7 +32,7 @@ def point_costs(
 
 def own_candidates(u: Weights, level: Levels, n_states: int) -> npt.NDArray[np.int32]:
     """[N, 4] the one point of each class n mod 4 that the search looks at, in its own arithmetic."""
-    pull = np.clip(u * trellis.pulls(n_states)[level], -trellis.MAX_PULL, trellis._MAX_PULL)
+    pull = np.clip(u * trellis.pulls(n_states)[level], -trellis.MAX_PULL, trellis.MAX_PULL)
     c = np.arange(4, dtype=np.float32)
     quarters = np.floor(((u - pull)[:, None] - c) * np.float32(0.25) + np.float32(0.5))
     return 4 * quarters.astype(np.int32) + np.arange(4, dtype=np.int32)

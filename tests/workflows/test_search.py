@@ -68,8 +68,14 @@ def test_a_first_guess_that_is_right_is_enough():
 
 def test_no_loss_to_be_seen_leads_to_fewer_bits():
     tried, best = search("top1-drop", lambda bits: 0.0, 0.5, 6.0)
-    assert len(tried) == 4
-    assert best == 3.0
+    assert [trial.bits for trial in tried] == [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert best == 1.0
+
+
+def test_between_no_loss_and_too_much_the_search_halves():
+    tried, best = search("top1-drop", lambda bits: 3.0 if bits < 4.2 else 0.0, 0.3, 5.0)
+    assert [trial.bits for trial in tried] == [5.0, 4.0, 4.5, 4.25]
+    assert best == 4.25
 
 
 def test_what_no_rate_meets_ends_at_the_highest():

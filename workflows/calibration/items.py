@@ -1,10 +1,12 @@
 """What a model is run on, one item at a time, and the number whose gradient says what an error in its weights does.
 
-An item is a window of text, a text, or an image. Its number is random, with this in common for all kinds: the expected
-product of its gradient with itself is the second derivative of what an error costs,
+An item is a window of text, a text, or an image. Its number is a random direction times the output, and the directions
+are such that the expected product of its gradient with itself is the second derivative of what an error costs:
 
-- a log-likelihood of labels drawn from the model's own predictions: of the KL divergence, in nats (Fisher matrix);
-- sqrt(2) v . f with v standard normal and f the embedding of length 1: of E|df|^2.
+- of the KL divergence in nats, with p the predicted probabilities: directions of covariance diag(p) - p p', which is the
+  Fisher matrix at the logits. Labels drawn from p have that covariance too, but a label that is hardly ever drawn would
+  seem not to matter, until it is drawn and seems to matter more than all others;
+- of E|df|^2, with f the embedding of length 1: sqrt(2) times random signs.
 
 One item at a time, because the gradients of several would come added up, and items must count each by itself: weights
 are used at all positions of one item, and what an error does at one position adds to what it does at the next.
@@ -112,7 +114,7 @@ class WindowItems:
         return output_tensor(made, "logits")[0]
 
     def score(self, output: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        return _drawn_likelihood(output, random)
+        return _fisher_score(output, random)
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,7 @@ class TextItems:
         return embed(model, inputs)
 
     def score(self, output: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        import torch
-
-        return 2**0.5 * (torch.randn(output.shape, generator=random) * output).sum()
+        return 2**0.5 * (_signs(output, random) * output).sum()
 
 
 @dataclass(frozen=True)
@@ -175,15 +175,17 @@ class ImageItems:
         return output_tensor(model(inputs), "logits")
 
     def score(self, output: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        return _drawn_likelihood(output, random)
+        return _fisher_score(output, random)
 
 
-def _drawn_likelihood(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """The sum of log-likelihoods of labels drawn from the predictions themselves, for logits [predictions, labels]."""
+def _fisher_score(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Logits [predictions, labels] times directions of covariance diag(p) - p p', independent for each prediction."""
+    p = logits.detach().softmax(-1)
+    spread = p.sqrt() * _signs(p, random)
+    return ((spread - p * spread.sum(-1, keepdim=True)) * logits).sum()
+
+
+def _signs(like: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     import torch
 
-    likelihood = logits.log_softmax(-1)
-    upto = likelihood.detach().double().exp_().cumsum(-1)  # in float64: vocabularies are long
-    drawn = torch.rand((len(logits), 1), generator=random, dtype=torch.float64) * upto[:, -1:]
-    labels = torch.searchsorted(upto, drawn, right=True)  # right: never a label of probability 0
-    return likelihood.gather(-1, labels.clamp_(max=logits.shape[-1] - 1)).sum()
+    return torch.randint(0, 2, like.shape, generator=random, dtype=torch.int8).to(like.dtype).mul_(2).sub_(1)
