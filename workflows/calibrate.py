@@ -84,13 +84,13 @@ def calibrate(
         existing = run.existing()
         if existing is not None:
             on_progress(prepared.items.count)
+            _clean(destination)
             return CalibrateResult(existing, False, 0, 0, time.monotonic() - started)
         groups = group_weights(run.found.placements, max_memory)
         partials, resumed = run.measure(groups, on_progress)
         record = run.finish(groups, partials)
     created = _commit(destination, record)
-    for info in list(destination.list(PREFIX)):
-        destination.delete(info.key)
+    _clean(destination)
     return CalibrateResult(Calibration.open(destination), created, resumed, len(groups), time.monotonic() - started)
 
 
@@ -102,11 +102,10 @@ class _Run:
         self.items, self.input_only = prepared.items, prepared.options.input_only
         self.chunks = cut_items(self.items.count)
         weights = prepared.source.open().weights
+        self.found: Survey
         (self.found,) = self._all(take_survey, [survey_job(prepared.source, weights)], {"items": self.items})
         options = {**prepared.described_options, "input_only": self.input_only}
         self.fingerprint = fingerprint(self.found.model, self.items.description, options)
-
-    found: Survey
 
     def existing(self) -> Calibration | None:
         """The calibration that is there, if it is this one. Raises AlreadyExistsError if it is another."""
@@ -183,6 +182,12 @@ class _Run:
                 done[outcome.job.key] = cast("R", outcome.value)
                 on_done(outcome.job)
         return [done[job.key] for job in jobs]
+
+
+def _clean(store: Store) -> None:
+    """Remove partial sums, whichever run left them: a calibration is there, so none is wanted any more."""
+    for info in list(store.list(PREFIX)):
+        store.delete(info.key)
 
 
 def _commit(store: Store, record: CalibrationRecord) -> bool:

@@ -259,6 +259,20 @@ def test_what_was_finished_is_not_computed_again(mixtral, tmp_path, monkeypatch)
     assert contents(tmp_path / "out") == contents(mixtral[2])
 
 
+def test_a_failure_at_the_end_costs_no_measuring(mixtral, tmp_path, monkeypatch):
+    def fail(*arguments, **shared):
+        raise FormatError("here", "a failure", "none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "finish", fail)
+        with pytest.raises(FormatError, match="a failure"):
+            calibrate_here(mixtral[0], mixtral[1], tmp_path / "out", window=24)
+    done = counted(monkeypatch)
+    assert calibrate_here(mixtral[0], mixtral[1], tmp_path / "out", window=24).resumed == plan.MAX_CHUNKS
+    assert done == []
+    assert contents(tmp_path / "out") == contents(mixtral[2])
+
+
 def test_partial_sums_of_another_run_are_not_taken(mixtral, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         counted(patch, fail_at=5)

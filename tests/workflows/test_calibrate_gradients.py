@@ -95,7 +95,10 @@ def test_sums_are_those_of_each_items_gradient(family, models, tmp_path):
         np.testing.assert_allclose(sums.rows.numpy() / scale, rows / scale, atol=1e-4, err_msg=name)
         if sums.rows.shape[1] <= 256:  # beyond, products of rows are estimated
             scale = max(float(np.max(np.abs(hessian))), 1e-30)
-            np.testing.assert_allclose(sums.hessian.numpy() / scale, hessian / scale, atol=1e-4, err_msg=name)
+            upper = np.triu(np.ones(sums.hessian.shape))  # only this is meant
+            np.testing.assert_allclose(
+                upper * sums.hessian.numpy() / scale, upper * hessian / scale, atol=1e-4, err_msg=name
+            )
 
 
 @pytest.mark.parametrize(
@@ -158,8 +161,8 @@ def linear(tmp_path, monkeypatch):
 
 
 def test_a_linear_classifier_has_the_fisher_matrix_of_the_textbook(linear, tmp_path):
-    """E over labels of one item's gradient (e_y - p) x': H is sum (1 - |p|^2) x x', rows sum |x|^2 p (1 - p)."""
-    folder, images, weight = linear  # labels are drawn, so 3,000 images meet it within some percent
+    """The gradient's covariance is (diag p - p p') times x x': H is sum (1 - |p|^2) x x', rows sum |x|^2 p (1 - p)."""
+    folder, images, weight = linear  # directions are drawn, so 3,000 images meet it within some percent
     found = calibrate_here(folder, images, tmp_path / "out", factory="flat_factory:make").calibration.get("1.weight")
     x = np.load(images)["images"].transpose(0, 3, 1, 2).reshape(3000, 12) / 255 * 2 - 1
     p = torch.softmax(torch.from_numpy(x).float() @ weight.T, 1).double().numpy()
@@ -167,7 +170,7 @@ def test_a_linear_classifier_has_the_fisher_matrix_of_the_textbook(linear, tmp_p
     rows = ((x**2).sum(1)[:, None] * p * (1 - p)).mean(0)
     hessian_found = found.hessian[0] * found.rows.sum()
     np.testing.assert_allclose(hessian_found, hessian, atol=0.05 * np.diag(hessian).mean())
-    np.testing.assert_allclose(found.rows[0] * 12, rows, rtol=0.12)
+    np.testing.assert_allclose(found.rows[0] * 12, rows, rtol=0.06)
 
 
 @pytest.mark.parametrize(

@@ -172,3 +172,13 @@ def test_parts_are_added_where_they_belong():
     np.testing.assert_allclose(sums.rows, [[0.0] * 4, [2.0, 0.0, 0.0, 2.0]], rtol=1e-6)
     np.testing.assert_array_equal(sums.hessian[1], [[2, 0, 2], [0, 0, 0], [2, 0, 2]])
     np.testing.assert_array_equal(sums.hessian[0], [[1, 2, 0], [2, 4, 0], [0, 0, 0]])
+
+
+def test_wide_matrices_are_summed_in_bands():
+    m, n = 3, 1300
+    (gradient,) = gradients(1, m, n)
+    sums = WeightSums((1, m, n))
+    sums.add_gradient(gradient, places(1, m, n), torch.Generator())
+    sums.finish()
+    exact = (gradient[0].T @ gradient[0]).numpy()
+    np.testing.assert_allclose(pack(sums.hessian[0].numpy()), pack(exact), atol=1e-5)

@@ -81,7 +81,7 @@ def finish_families(
         for kind in ("hessian", "rows"):
             parts = [part for matrix in matrices if (part := getattr(matrix, kind)) is not None]
             if parts:
-                arrays[weight.name, kind] = [part.astype("<f4") for part in parts]
+                arrays[weight.name, kind] = [part.astype("<f4", copy=False) for part in parts]
     objects, refs = store_arrays(store, arrays)
     records = [
         WeightRecord(

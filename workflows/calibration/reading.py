@@ -94,7 +94,9 @@ class Calibration:
         hessian = rows = None
         if weight.hessian is not None:
             packed = self._read(weight.hessian, weight).reshape(k, triangle_size(n))
-            hessian = np.stack([unpack(triangle, n) for triangle in packed]) if k else np.empty((0, n, n), np.float32)
+            hessian = np.empty((k, n, n), np.float32)
+            for number, triangle in enumerate(packed):
+                hessian[number] = unpack(triangle, n)
         if weight.rows is not None:
             rows = self._read(weight.rows, weight).reshape(k, m)
             if rows.size and rows.min() < 0:

@@ -17,6 +17,8 @@ from nwc_workflows.calibration.placement import Numbers
 SKETCH_ROWS = 256
 # Rows collected before their product is added: adding n x n numbers takes as long as multiplying some hundred rows.
 _FLUSH_ROWS = 256
+# A symmetric product is computed by bands of so many rows, from the diagonal on: of a wide one, hardly more than half.
+_BLOCK = 512
 _SIGNED_ROWS = 1 << 14  # rows of a large table that are copied at a time
 
 
@@ -24,7 +26,7 @@ class WeightSums:
     """Sums over items of one weight seen as matrices [k, m, n].
 
     Attributes:
-        hessian: float64 [k, n, n], of G'G; or of X'X of inputs X [positions, n].
+        hessian: float64 [k, n, n], of G'G; or of X'X of inputs X [positions, n]. Only the upper triangle is meant.
         rows: float64 [k, m], of the squared lengths of the rows of G.
         counts: int64 [k, m], items in which a row's gradient was not 0; or how often a row was looked up.
         positions: int64 [k], see `WeightStatistics`.
@@ -78,14 +80,16 @@ class WeightSums:
         if self._waiting[number]:
             rows = torch.cat(self._waiting[number])
             self._waiting[number] = []
-            self.hessian[number] += rows.T @ rows
+            for start in range(0, self.n, _BLOCK):
+                stop = start + _BLOCK
+                self.hessian[number, start:stop, start:] += rows[:, start:stop].T @ rows[:, start:]
 
 
 def sums_nbytes(shape: tuple[int, int, int]) -> int:
-    """Bytes that `WeightSums` of this shape takes, with what waits; and one product with its rows beside it."""
+    """Bytes that `WeightSums` of this shape takes, with what waits; and one band of a product with its rows beside it."""
     k, m, n = shape
     waiting = 4 * n * (_FLUSH_ROWS + min(m, SKETCH_ROWS))
-    return k * (8 * n * n + 16 * m + waiting) + 4 * n * n + waiting
+    return k * (8 * n * n + 16 * m + waiting) + 4 * n * min(n, _BLOCK) + waiting
 
 
 def _sketch(gradient: torch.Tensor, random: torch.Generator) -> torch.Tensor:
