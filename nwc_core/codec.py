@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nwc_core.codec_file import MAX_CODEC_BYTES, MAX_FILE_BYTES, PAPER, build_codec_file, parse_codec_file
 from nwc_core.distortion import mean_squared_error
-from nwc_core.dtypes import DTYPES, from_torch
+from nwc_core.dtypes import DTYPES, DType, from_torch
 from nwc_core.encoded import EncodedTensor, most_elements
 from nwc_core.errors import FormatError, NotFoundError, UnknownCodecError, UsageError
 from nwc_core.importance import Importance, importances
@@ -191,24 +191,15 @@ class Codec:
 
         Raises:
             UsageError: unknown preset, a rate that is not positive, an element type that safetensors lacks, or a hessian
-                or rows of another shape, or not finite.
+                or rows of another shape, or not finite; a hessian that is not positive semi-definite.
         """
-        import torch
-
         if preset not in PRESETS:
             raise UsageError(f"preset {preset!r}; wanted one of {', '.join(PRESETS)}")
         if not (math.isfinite(bits) and bits > 0):
             raise UsageError(f"bits per weight {bits!r}; wanted a positive number")
-        try:
-            dtype, shape = from_torch(weight.dtype), tuple(weight.shape)
-        except KeyError:
-            raise UsageError(f"a tensor of {weight.dtype}; wanted one of {', '.join(DTYPES)}") from None
-        if not lossy_candidate(dtype.name, shape):
-            return encode_lossless(weight)
-        values = weight.detach().resolve_neg().cpu().to(torch.float32).numpy()
-        # min and max see NaN and infinity too, without a temporary the size of the tensor.
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+        dtype, shape = _dtype(weight), tuple(weight.shape)
+        values = _lossy_values(weight, dtype.name)
+        if values is None:
             return encode_lossless(weight)
         layout = layout or default_layout(shape)
         importance = importances(layout.matrix_shape(shape), hessian, rows)
@@ -246,14 +237,9 @@ class Codec:
         Raises:
             UsageError: a codec of another architecture than "nwc", or as `encode`.
         """
-        import torch
-
         coder, shape = self._nwc, tuple(weight.shape)
-        if not lossy_candidate(from_torch(weight.dtype).name, shape):
-            return None
-        values = weight.detach().resolve_neg().cpu().to(torch.float32).numpy()
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+        values = _lossy_values(weight, _dtype(weight).name)
+        if values is None:
             return None
         layout = layout or default_layout(shape)
         matrices, importance = layout.to_matrices(values), importances(layout.matrix_shape(shape), hessian, rows)
@@ -341,6 +327,26 @@ class Codec:
             stream.weights_into(decoded[index], f"{where}, matrix {index}", threads)
         tensor = torch.from_numpy(layout.from_matrices(decoded, encoded.shape))
         return tensor.view(torch.bfloat16) if bits else tensor.to(encoded.dtype.torch)
+
+
+def _dtype(weight: torch.Tensor) -> DType:
+    """Raises UsageError for an element type that safetensors lacks."""
+    try:
+        return from_torch(weight.dtype)
+    except KeyError:
+        raise UsageError(f"a tensor of {weight.dtype}; wanted one of {', '.join(DTYPES)}") from None
+
+
+def _lossy_values(weight: torch.Tensor, dtype: str) -> npt.NDArray[np.float32] | None:
+    """Float32 values of a tensor that the lossy coder takes; None for one that it should not touch."""
+    import torch
+
+    if not lossy_candidate(dtype, tuple(weight.shape)):
+        return None
+    values: npt.NDArray[np.float32] = weight.detach().resolve_neg().cpu().to(torch.float32).numpy()
+    # min and max see NaN and infinity too, without a temporary the size of the tensor.
+    low, high = float(values.min()), float(values.max())
+    return values if math.isfinite(low) and math.isfinite(high) and low != high else None
 
 
 def _few_values(values: npt.NDArray[np.float32]) -> bool:

@@ -126,7 +126,7 @@ def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DA
         damping: least share of the mean diagonal that is added to it.
 
     Raises:
-        numpy.linalg.LinAlgError: not positive semi-definite, by far.
+        UsageError: not positive semi-definite, by far.
     """
     n = len(hessian)
     h = hessian.astype(np.float64) if hessian.any() else np.eye(n)  # of inputs that never were anything but zero
@@ -156,8 +156,13 @@ def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2
 
 
 def _upper(h: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """R, upper triangular, with h = R R'."""
-    flipped = np.linalg.cholesky(np.ascontiguousarray(h[::-1, ::-1]))
+    """R, upper triangular, with h = R R'. Raises UsageError if there is none."""
+    try:
+        flipped = np.linalg.cholesky(np.ascontiguousarray(h[::-1, ::-1]))
+    except np.linalg.LinAlgError:
+        raise UsageError(
+            "hessian: found directions of negative weight; wanted a positive semi-definite matrix"
+        ) from None
     return np.ascontiguousarray(flipped[::-1, ::-1])
 
 

@@ -47,3 +47,14 @@ def ray_cluster() -> Iterator[RayCluster]:
 
     with cluster(workers=2) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as in Ray's workers and `nwc train`: sums depend on it, and tiny models are slower on several."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

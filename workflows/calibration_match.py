@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nwc_core.errors import FormatError
 from nwc_core.strict_json import shown
-from nwc_workflows.sources import Checkpoint, read_bytes
+from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes
+from nwc_workflows.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from nwc_workflows.calibration.reading import Calibration
@@ -37,10 +38,10 @@ def check_matches(calibration: Calibration, checkpoint: Checkpoint) -> None:
 
 
 def model_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) of all tensors: names, types, shapes, elements; as `nwc_workflows.calibration` takes it."""
-    digest = hashlib.sha256()
-    for tensor in sorted(checkpoint.tensors, key=lambda tensor: tensor.name):
-        digest.update(repr((tensor.name, str(tensor.dtype.torch), tensor.shape)).encode())
+    """See `weights_digest`; reads all weights, some at a time."""
+
+    def pieces(tensor: SourceTensor) -> Iterator[bytes]:
         for start in range(0, tensor.numel, _READ_WEIGHTS):
-            digest.update(read_bytes(checkpoint, tensor, start, min(start + _READ_WEIGHTS, tensor.numel)))
-    return digest.hexdigest()
+            yield read_bytes(checkpoint, tensor, start, min(start + _READ_WEIGHTS, tensor.numel))
+
+    return weights_digest((t.name, t.dtype.torch, t.shape, pieces(t)) for t in checkpoint.tensors)

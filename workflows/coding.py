@@ -17,7 +17,7 @@ from nwc_core.artifact.payload import block_name, build_payload
 from nwc_core.artifact.writer import put_object
 from nwc_core.codec import Codec
 from nwc_core.encoded import EncodedTensor
-from nwc_core.errors import NwcError
+from nwc_core.errors import NwcError, UsageError
 from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store
 from nwc_workflows.allocate import Lossless, Measured, Unreached
@@ -134,6 +134,8 @@ def _naming(block: Block) -> Iterator[None]:
     """Errors that name the tensor: a worker's traceback would not."""
     try:
         yield
+    except UsageError as error:  # the codec's, which knows no names
+        raise UsageError(f"tensor {block.tensor.name!r}, block {block.number}: {error}") from error
     except NwcError:
         raise
     except Exception as error:

@@ -6,16 +6,15 @@ that a flipped bit in it is found as surely as one in any object that it names.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
 from nwc_core.artifact.objects import ObjectKind, ObjectRef, Record, RelativeKey, Sha256Hex, Size, name_from_digest
-from nwc_core.errors import FormatError, IntegrityError, VersionError
-from nwc_core.strict_json import SHOWN, parse_json, shown
+from nwc_core.errors import FormatError
+from nwc_core.sealed_json import seal, unseal
+from nwc_core.strict_json import SHOWN, shown
 
 MANIFEST_KEY = "manifest.json"
 FORMAT: Final = "nwc-artifact"
@@ -23,7 +22,6 @@ VERSION: Final = 1
 # A payload takes about 200 bytes here, so this is 300,000 of them: far above any artifact, and far below what would
 # hurt a reader who is handed something else under that name.
 MAX_MANIFEST_BYTES = 64 << 20
-_NO_CHECKSUM = "0" * 64
 
 JobValue = str | int | float | bool | None
 
@@ -110,11 +108,10 @@ class Manifest(Record):
             FormatError: the manifest contradicts itself; see `from_bytes`.
         """
         _check_consistency(self, MANIFEST_KEY)
-        fields = self.model_dump(mode="json")
-        blank = _canonical({**fields, "checksum": _NO_CHECKSUM})
-        if len(blank) > MAX_MANIFEST_BYTES:  # no reader would open it
-            raise FormatError(MANIFEST_KEY, f"{len(blank)} bytes", f"at most {MAX_MANIFEST_BYTES}")
-        return _canonical({**fields, "checksum": hashlib.sha256(blank).hexdigest()})
+        data = seal(self.model_dump(mode="json"))
+        if len(data) > MAX_MANIFEST_BYTES:  # no reader would open it
+            raise FormatError(MANIFEST_KEY, f"{len(data)} bytes", f"at most {MAX_MANIFEST_BYTES}")
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = MANIFEST_KEY) -> Manifest:
@@ -125,43 +122,15 @@ class Manifest(Record):
             IntegrityError: the checksum does not match.
             FormatError: not a manifest, or one that contradicts itself; names the key.
         """
-        fields = _parse(data, where)
-        if fields.get("format") != FORMAT:
-            raise FormatError(f"{where}: key format", shown(fields.get("format")), repr(FORMAT))
-        version = fields.get("version")
-        if type(version) is not int:  # 1.0 and true would pass for 1
-            raise FormatError(f"{where}: key version", shown(version), f"the whole number {VERSION}")
-        if version > VERSION:
-            raise VersionError(f"{where}: key version", str(version), f"at most {VERSION}; a newer nwc may read it")
-        _check_checksum(data, fields.pop("checksum", None), where)
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise FormatError(where, f"{len(data)} bytes", f"at most {MAX_MANIFEST_BYTES}")
+        fields = unseal(data, where, FORMAT, VERSION)
         try:
             manifest = cls.model_validate(fields)
         except ValidationError as error:
             raise _as_format_error(error, where) from None
         _check_consistency(manifest, where)
         return manifest
-
-
-def _canonical(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise FormatError(where, f"{len(data)} bytes", f"at most {MAX_MANIFEST_BYTES}")
-    fields = parse_json(data, where)
-    if not isinstance(fields, dict):
-        raise FormatError(where, shown(fields), "a JSON object")
-    return fields
-
-
-def _check_checksum(data: bytes, checksum: object, where: str) -> None:
-    key = f"{where}: key checksum"
-    if not isinstance(checksum, str) or len(checksum) != 64 or not set(checksum) <= set("0123456789abcdef"):
-        raise FormatError(key, shown(checksum), "64 lower-case hexadecimal digits")
-    found = hashlib.sha256(data.replace(checksum.encode(), _NO_CHECKSUM.encode())).hexdigest()
-    if found != checksum:
-        raise IntegrityError(key, f"{checksum}, while the manifest has {found}", "the manifest as it was written")
 
 
 def _keys(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -5,8 +5,9 @@ done column by column with feedback (`nwc_core.feedback`): with H = U D U', U un
 t_j = w_j + sum_{i<j} e_i U_ij , e_i = w_i - w^_i .
 
 Published: block LDLQ over 128 columns, from the last to the first, which is without feedback inside of a block. Chunks lie
-along a column, so single columns are possible, 1 dB better on MiniLM; and so is any order: with the most important column
-first, for whose error all others can make up, it is another 0.5 dB (as "act order" does for GPTQ). Decoders see none of it.
+along a column, so single columns are possible, 1 dB better on a layer of MiniLM; and so is any order: with the most important
+column first, for whose error all others can make up, it is another 0.1 to 0.7 dB on ten of its matrices (as "act order" does
+for GPTQ). Decoders see none of it.
 """
 
 from __future__ import annotations

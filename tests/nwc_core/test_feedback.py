@@ -154,6 +154,7 @@ def test_experts_have_importance_of_their_own() -> None:
     [
         ({"hessian": torch.eye(39)}, r"hessian: found shape \[39, 39\]; wanted \[40, 40\]"),
         ({"hessian": torch.full((40, 40), torch.nan)}, "hessian: found NaN"),
+        ({"hessian": -torch.eye(40)}, "hessian: found directions of negative weight"),
         ({"rows": torch.ones(40)}, r"rows: found shape \[40\]; wanted \[64\]"),
         ({"rows": torch.zeros(64)}, "rows: found a weight that is not positive"),
     ],

@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from calibration_models import calibrate_here, data_for, make, save_images
 from checkpoints import contents
 from evaluation_models import FACTORY, change_weights, make_cnn, text
@@ -25,13 +24,7 @@ from nwc_workflows.calibration.reading import Calibration
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As Ray's workers have: sums depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

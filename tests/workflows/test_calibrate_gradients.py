@@ -26,12 +26,7 @@ UNUSED = {
 PREDICTED = ("llama", "tied-llama", "gpt2", "t5", "bert", "mixtral-all", "resnet", "vit")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def module_of(folder, prepared):

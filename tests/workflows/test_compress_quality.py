@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from calibration_models import calibrate_here
 from checkpoints import contents, snapshot
 from evaluation_models import FACTORY, make_bert, make_cnn, make_llama, text
@@ -20,13 +19,7 @@ from nwc_workflows.evaluation.stored import open_model
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

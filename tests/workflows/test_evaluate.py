@@ -23,13 +23,7 @@ from nwc_workflows.evaluation.stored import open_model
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +198,7 @@ def test_models_that_cannot_be_evaluated(failing, nwc, llama, here):
     [
         (["--max-items", 3], "--max-items says nothing about a model of the kind 'language'; wanted --max-tokens"),
         (["--window", 512], "--window: found 512; wanted at most 256"),
-        (["--task", "classifier"], "holds texts"),
+        (["--kind", "classifier"], "holds texts"),
         (["--factory", "own_factory"], "wanted module:function"),
         (["--factory", "no_such:make"], "cannot import 'no_such'"),
         (["--factory", "own_factory:made"], "has no function 'made'"),
@@ -235,7 +229,7 @@ def test_an_artifact_on_s3(evaluate, llama, monkeypatch):
 def test_an_encoder_with_and_without_its_head(evaluate, here, head):
     model = make_bert(here / "bert", head)
     artifact = artifact_of(model, here / "bert.nwc")
-    found = evaluate(model, artifact, model, "--data", "text.txt", "--task", "encoder", "--max-items", 40)
+    found = evaluate(model, artifact, model, "--data", "text.txt", "--kind", "encoder", "--max-items", 40)
     assert found["data"].items() >= {"texts": 40, "window": 128}.items()
     compressed, itself = found["compressed"]
     assert compressed["error_db"]["low"] < compressed["error_db"]["value"] < -10

@@ -117,12 +117,10 @@ class WindowItems:
         return _fisher_score(output, random)
 
 
-@dataclass(frozen=True)
-class TextItems:
-    """Texts for an encoder."""
+class _OfOnePrediction:
+    """What items have in common that count once each."""
 
-    task: EncoderTask
-    unit: str = "texts"
+    task: EncoderTask | ClassifierTask
 
     @property
     def count(self) -> int:
@@ -135,6 +133,14 @@ class TextItems:
     @property
     def description(self) -> dict[str, Any]:
         return self.task.description
+
+
+@dataclass(frozen=True)
+class TextItems(_OfOnePrediction):
+    """Texts for an encoder."""
+
+    task: EncoderTask
+    unit: str = "texts"
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         yield from self.task.inputs[start:stop]
@@ -148,23 +154,11 @@ class TextItems:
 
 
 @dataclass(frozen=True)
-class ImageItems:
+class ImageItems(_OfOnePrediction):
     """Images for a classifier. Workers read them from where they lie."""
 
     task: ClassifierTask
     unit: str = "images"
-
-    @property
-    def count(self) -> int:
-        return self.task.count
-
-    @property
-    def predictions(self) -> int:
-        return self.task.count
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return self.task.description
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         for _, pictures in zip(range(start, stop), self.task.images.batches(1, start), strict=False):

@@ -6,17 +6,16 @@ It is hostile until checked: `from_bytes` compares everything in it that could c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from nwc_core.artifact.objects import Record, RelativeKey, Sha256Hex, Size
-from nwc_core.errors import FormatError, IntegrityError, VersionError
+from nwc_core.errors import FormatError
 from nwc_core.matrices import Layout
-from nwc_core.strict_json import parse_json, shown
+from nwc_core.sealed_json import seal, unseal
+from nwc_core.strict_json import shown
 from nwc_workflows.calibration.triangles import triangle_size
 
 RECORD_KEY: Final = "calibration.json"
@@ -26,7 +25,6 @@ VERSION: Final = 1
 MAX_RECORD_NBYTES = 64 << 20
 MAX_RANK = 8
 FLOAT_NBYTES = 4
-_NO_CHECKSUM = "0" * 64
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -121,11 +119,10 @@ class CalibrationRecord(Record):
             FormatError: the record contradicts itself, or is larger than a reader accepts.
         """
         _check(self, RECORD_KEY)
-        fields = self.model_dump(mode="json")
-        blank = _canonical({**fields, "checksum": _NO_CHECKSUM})
-        if len(blank) > MAX_RECORD_NBYTES:
-            raise FormatError(RECORD_KEY, f"{len(blank)} bytes", f"at most {MAX_RECORD_NBYTES}")
-        return _canonical({**fields, "checksum": hashlib.sha256(blank).hexdigest()})
+        data = seal(self.model_dump(mode="json"))
+        if len(data) > MAX_RECORD_NBYTES:
+            raise FormatError(RECORD_KEY, f"{len(data)} bytes", f"at most {MAX_RECORD_NBYTES}")
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = RECORD_KEY) -> CalibrationRecord:
@@ -136,16 +133,7 @@ class CalibrationRecord(Record):
             IntegrityError: the checksum does not match.
             FormatError: no record, or one that contradicts itself; names the key.
         """
-        fields = parse_json(data, where)
-        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-            found = shown(fields.get("format") if isinstance(fields, dict) else fields)
-            raise FormatError(f"{where}: key format", found, repr(FORMAT))
-        version = fields.get("version")
-        if type(version) is not int:
-            raise FormatError(f"{where}: key version", shown(version), f"the whole number {VERSION}")
-        if version > VERSION:
-            raise VersionError(f"{where}: key version", str(version), f"at most {VERSION}; a newer nwc may read it")
-        _check_checksum(data, fields.pop("checksum", None), where)
+        fields = unseal(data, where, FORMAT, VERSION)
         try:
             record = cls.model_validate(fields)
         except ValidationError as error:
@@ -154,19 +142,6 @@ class CalibrationRecord(Record):
             raise FormatError(f"{where}: key {key[:80]}", shown(first["input"]), first["msg"]) from None
         _check(record, where)
         return record
-
-
-def _canonical(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def _check_checksum(data: bytes, checksum: object, where: str) -> None:
-    key = f"{where}: key checksum"
-    if not isinstance(checksum, str) or len(checksum) != 64 or not set(checksum) <= set("0123456789abcdef"):
-        raise FormatError(key, shown(checksum), "64 lower-case hexadecimal digits")
-    found = hashlib.sha256(data.replace(checksum.encode(), _NO_CHECKSUM.encode())).hexdigest()
-    if found != checksum:
-        raise IntegrityError(key, f"{checksum}, while the record has {found}", "the record as it was written")
 
 
 def _check(record: CalibrationRecord, where: str) -> None:

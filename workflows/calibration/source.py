@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from nwc_core.errors import IntegrityError
 from nwc_core.lossless import tensor_bytes
 from nwc_workflows.evaluation.models import Kind, find_factory, load_model
 from nwc_workflows.evaluation.stored import StoredModel, open_model
+from nwc_workflows.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +50,8 @@ class ModelSource:
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of all tensors: names, types, shapes, elements."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor_bytes(tensor).data)
-    return digest.hexdigest()
+    """See `weights_digest`."""
+    return weights_digest((n, t.dtype, tuple(t.shape), (tensor_bytes(t).data,)) for n, t in state.items())
 
 
 _kept: dict[tuple[ModelSource, str], torch.nn.Module] = {}  # of one model, in one worker process

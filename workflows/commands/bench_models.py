@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nwc_workflows.commands.bench_options import new_folder
+from nwc_workflows.commands.options import batch_option, data_option, model_options
 from nwc_workflows.console import Output, json_text, with_output
 
 _RATES = (3.0, 4.0, 5.0, 6.0)
@@ -15,7 +16,7 @@ _RATES = (3.0, 4.0, 5.0, 6.0)
 
 @click.command()
 @click.argument("model")
-@click.option("--data", required=True, metavar="PATH", help="To evaluate on, as of `nwc evaluate`.")
+@data_option
 @click.option(
     "--calibration-data", default=None, metavar="PATH", help="Other data of the same kind, for methods that calibrate."
 )
@@ -28,20 +29,8 @@ _RATES = (3.0, 4.0, 5.0, 6.0)
     show_default=True,
     help="linears: all methods code the same linear layers, the output head is none of them, and only these count.",
 )
-@click.option(
-    "--task",
-    type=click.Choice(["auto", "language", "encoder", "classifier"]),
-    default="auto",
-    show_default=True,
-    help="What the model is; auto goes by config.json and the data.",
-)
-@click.option("--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the first N of --data.")
-@click.option(
-    "--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images of --data."
-)
-@click.option("--window", type=click.IntRange(2), default=256, show_default=True, help="Tokens, as of `nwc evaluate`.")
-@click.option("--batch", type=click.IntRange(1), default=None, help="Windows, texts or images at a time.")
-@click.option("--factory", default=None, metavar="MODULE:FUNCTION", help="Makes the module, as of `nwc evaluate`.")
+@model_options()
+@batch_option
 @click.option("--out", default=None, metavar="DIR", help="Write a plot (PNG) and all figures (JSON) here.")
 @with_output
 def models(
@@ -73,7 +62,7 @@ def models(
         check_matplotlib()
     folder = new_folder("--out", out)
     rivals = find_rivals(sorted(set(rates or _RATES)), methods)
-    chosen = EvaluateOptions(data=Path(data), kind=options.pop("task"), **options)
+    chosen = EvaluateOptions(data=Path(data), **options)
     bench = prepare_bench(model, chosen, Path(calibration_data) if calibration_data else None, scope, rivals)
     with output.progress(len(rivals), "measure", "settings") as progress:
         results = bench.run(progress.advance)

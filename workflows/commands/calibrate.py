@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nwc_workflows.commands.options import ray_options
+from nwc_workflows.commands.options import data_option, model_options, ray_options
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, duration_text, name_text
 
@@ -15,34 +15,8 @@ from nwc_workflows.wording import bytes_text, duration_text, name_text
 @click.command()
 @click.argument("model")
 @click.argument("destination")
-@click.option(
-    "--data",
-    required=True,
-    metavar="PATH",
-    help="A text, JSON lines, an npz of images and labels, or a folder: of texts, or of images by class.",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["auto", "language", "seq2seq", "encoder", "classifier"]),
-    default="auto",
-    show_default=True,
-    help="What the model is; auto goes by config.json and the data.",
-)
-@click.option("--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the text's first N.")
-@click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images.")
-@click.option(
-    "--window",
-    type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    help="Tokens that a language model sees at once; encoders' texts are cut off there.",
-)
-@click.option(
-    "--factory",
-    default=None,
-    metavar="MODULE:FUNCTION",
-    help="Makes the torch module from config.json as a dict, for models that transformers does not know.",
-)
+@data_option
+@model_options("seq2seq")
 @click.option("--input-only", is_flag=True, help="No gradients: cheaper, but says nothing about which weights matter.")
 @click.option(
     "--max-memory",

@@ -7,41 +7,16 @@ from typing import Any
 
 import click
 
+from nwc_workflows.commands.options import batch_option, data_option, model_options
 from nwc_workflows.console import Output, json_text, with_output
 
 
 @click.command()
 @click.argument("original")
 @click.argument("compressed", nargs=-1, required=True)
-@click.option(
-    "--data",
-    required=True,
-    metavar="PATH",
-    help="A text, JSON lines, an npz of images and labels, or a folder: of texts, or of images by class.",
-)
-@click.option(
-    "--task",
-    type=click.Choice(["auto", "language", "encoder", "classifier"]),
-    default="auto",
-    show_default=True,
-    help="What the models are; auto goes by config.json and the data.",
-)
-@click.option("--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the text's first N.")
-@click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images.")
-@click.option(
-    "--window",
-    type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    help="Tokens that a language model sees at once; encoders' texts are cut off there.",
-)
-@click.option("--batch", type=click.IntRange(1), default=None, help="Windows, texts or images at a time.")
-@click.option(
-    "--factory",
-    default=None,
-    metavar="MODULE:FUNCTION",
-    help="Makes the torch module from config.json as a dict, for models that transformers does not know.",
-)
+@data_option
+@model_options()
+@batch_option
 @click.option("--out", default=None, metavar="FILE", help="Write the figures (JSON) here, too.")
 @with_output
 def evaluate(output: Output, original: str, compressed: tuple[str, ...], out: str | None, **options: Any) -> None:
@@ -57,7 +32,7 @@ def evaluate(output: Output, original: str, compressed: tuple[str, ...], out: st
 
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise UsageError(f"--out: {out}: no such folder; wanted a file in a folder that exists")
-    chosen = EvaluateOptions(data=Path(options.pop("data")), kind=options.pop("task"), **options)
+    chosen = EvaluateOptions(data=Path(options.pop("data")), **options)
     prepared = prepare(original, compressed, chosen)
     output.note(f"{prepared.kind}: {prepared.task.count} {prepared.task.unit} of {chosen.data}")
     with output.progress(prepared.work, "evaluate", prepared.task.unit) as progress:

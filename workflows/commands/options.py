@@ -25,6 +25,44 @@ def _all_of(*options: _F) -> Callable[[_F], _F]:
     return decorate
 
 
+def model_options(*more_kinds: str) -> Callable[[_F], _F]:
+    """How a model is run on data, as of `nwc evaluate`; `more_kinds` of models than that takes."""
+    return _all_of(
+        click.option(
+            "--kind",
+            type=click.Choice(["auto", "language", *more_kinds, "encoder", "classifier"]),
+            default="auto",
+            show_default=True,
+            help="What the model is; auto goes by config.json and the data.",
+        ),
+        click.option(
+            "--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the data's first N."
+        ),
+        click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images."),
+        click.option(
+            "--window",
+            type=click.IntRange(2),
+            default=256,
+            show_default=True,
+            help="Tokens that a language model sees at once; encoders' texts are cut off there.",
+        ),
+        click.option(
+            "--factory",
+            default=None,
+            metavar="MODULE:FUNCTION",
+            help="Makes the torch module from config.json as a dict, for models that transformers does not know.",
+        ),
+    )
+
+
+data_option = click.option(
+    "--data",
+    required=True,
+    metavar="PATH",
+    help="A text, JSON lines, an npz of images and labels, or a folder: of texts, or of images by class.",
+)
+batch_option = click.option("--batch", type=click.IntRange(1), default=None, help="Windows, texts or images at a time.")
+
 compress_options = _all_of(
     click.option(
         "--bits",
@@ -76,30 +114,7 @@ quality_options = _all_of(
         metavar="PATH",
         help="What --quality and --gate are measured on, as nwc evaluate reads it; not what the model was calibrated on.",
     ),
-    click.option(
-        "--kind",
-        type=click.Choice(["auto", "language", "encoder", "classifier"]),
-        default="auto",
-        show_default=True,
-        help="What the model is; auto goes by config.json and the data.",
-    ),
-    click.option(
-        "--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the data's first N."
-    ),
-    click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images."),
-    click.option(
-        "--window",
-        type=click.IntRange(2),
-        default=256,
-        show_default=True,
-        help="Tokens that a language model sees at once; encoders' texts are cut off there.",
-    ),
-    click.option(
-        "--factory",
-        default=None,
-        metavar="MODULE:FUNCTION",
-        help="Makes the torch module from config.json as a dict, for models that transformers does not know.",
-    ),
+    model_options(),
     click.option(
         "--scratch",
         default=None,
