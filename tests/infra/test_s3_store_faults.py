@@ -83,7 +83,9 @@ def test_two_failures_are_survived_and_three_are_said(store, proxy, operation, f
     proxy.faults[:] = [Fault(lambda r: True, **fault)]
     with pytest.raises(StoreError) as caught:
         calls(store)[operation]()
-    assert proxy.faults[0].hits >= 3
+    # That there are three attempts is what the first half shows. Here one of them has been seen, once in some eighty runs, to
+    # fail without the proxy having read its request.
+    assert proxy.faults[0].hits >= 2, repr(caught.value.__cause__)
     assert caught.value.key.startswith(f"s3://{store.bucket.name}")
     assert proxy.url in str(caught.value)
     assert "\x7f" not in str(caught.value)
