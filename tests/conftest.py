@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from nwc_infra.cluster import RayCluster
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+# The same examples every time: who installs this must not be failed by an example that nobody saw before. Looking for
+# new ones is what HYPOTHESIS_PROFILE=explore is for.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", print_blob=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # No test may touch a real account: invented keys instead of the developer's, also in Ray's workers, which get the
 # environment of the moment when the cluster starts.
