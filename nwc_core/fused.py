@@ -35,6 +35,45 @@ def _decode_lines(out, outer, inner, line_step, factor, level, points, *stream):
     return out.shape[0]
 
 
+@kernel
+def _decode_tiles(out, rows, columns, row_step, factor, level, points, fewest, lanes, *stream):  # type: ignore[no-untyped-def]
+    """Tiles of `lanes` columns each; returns 0, or the error that `decode_steps` met."""
+    trellis = stream[-2]
+    for left in range(0, columns.size, lanes):
+        right = left + lanes
+        for lane in range(trellis.size):
+            trellis[lane] = 0
+        for first in range(0, rows.size, level.shape[0]):
+            last = min(first + level.shape[0], rows.size)
+            some_level, some_points = level[: last - first], points[: last - first]
+            fill_levels(rows[first:last], columns[left:right], LEVELS - 1, some_level)
+            flat_points, flat_level = some_points.reshape(some_points.size), some_level.reshape(some_level.size)
+            done = decode_steps(flat_points, flat_level, fewest, lanes, *stream)
+            if done < 0:
+                return done
+            scale(some_points, row_step[first:last], factor[left:right], out[first:last, left:right])
+    return 0
+
+
+def decode_tiles(
+    decoder: Decoder,
+    out: Weights,
+    levels: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
+    steps: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+) -> None:
+    """The same for a segment scanned in tiles: `out` is [m, columns]; levels and steps are those of its rows and columns."""
+    m, columns = out.shape
+    whole = columns - columns % decoder.lanes
+    for part, lanes in ((slice(0, whole), decoder.lanes), (slice(whole, columns), columns - whole)):
+        if part.start == part.stop:
+            continue
+        lines = min(m, max(1, _PIECE_WEIGHTS // lanes))
+        level, points = np.empty((lines, lanes), np.uint8), np.empty((lines, lanes), np.int32)
+        axes = (levels[0], levels[1][part], steps[0], steps[1][part])
+        decoder.run(_decode_tiles, out[:, part], *axes, level, points, lanes=lanes)
+    decoder.finish()
+
+
 def decode_lines(
     decoder: Decoder,
     out: Weights,

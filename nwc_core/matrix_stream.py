@@ -4,7 +4,7 @@
     u8      log2 of the number of trellis states
     u8      transform, 0 is the identity
     u8      number of bases, then each as in `nwc_core.basis`
-    u8      scan: 0 along rows, 1 down groups of columns (see `nwc_core.column_groups`)
+    u8      scan: 0 along rows, 1 down the columns of tiles (see `nwc_core.column_tiles`)
     u8      lanes
     f32     step
     vector  row step exponents, then column step exponents (eighths of an octave)
@@ -14,7 +14,8 @@
     sizes of every segment: varint words, varint escapes
     segments: states, words, escapes
 
-A segment is decoded on its own: its trellises start in state 0. Vectors and segments: `nwc_core.intvector`.
+A segment is decoded on its own: its trellises start in state 0, in scan 1 every column's. Vectors and segments:
+`nwc_core.intvector`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ import numpy.typing as npt
 from nwc_core import intvector, steps
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.blas import one_thread
-from nwc_core.column_groups import from_groups, tail_points, to_groups
+from nwc_core.column_tiles import from_tiles, to_tiles
 from nwc_core.dequantise import Weights
 from nwc_core.errors import FormatError
 from nwc_core.exact import Inexact
-from nwc_core.fused import decode_lines
+from nwc_core.fused import decode_lines, decode_tiles
 from nwc_core.prior import Prior
 from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment
 from nwc_core.scales import Scales, levels_of
@@ -90,12 +91,13 @@ class MatrixHeader:
         """Flat levels of outer lines [first, last), a segment or whole lines of one, in the order of the scan."""
         rows, columns = self.level_axes
         if self.by_columns:
-            return to_groups(levels_of(columns[first:last], rows), self.lanes)
+            return to_tiles(levels_of(columns[first:last], rows), self.lanes)
         return levels_of(rows[first:last], columns).reshape(-1)
 
-    def tail(self, first: int, last: int) -> tuple[int, int]:
-        """Of the segment of outer lines [first, last): see `nwc_core.rans.encode_segment`."""
-        return tail_points(last - first, self.m, self.lanes) if self.by_columns else (0, 1)
+    @property
+    def column(self) -> int:
+        """Points between fresh starts of a lane's trellis: see `nwc_core.rans.encode_segment`."""
+        return self.m if self.by_columns else 0
 
     def synthesis(self, transforms: Transforms) -> Synthesis:
         """What turns points into weights."""
@@ -216,9 +218,8 @@ class MatrixStream:
         """Points of a segment by its outer lines."""
         header = self.header
         level, tables = header.levels(*span), prior.tables[header.shape]
-        tail = header.tail(*span)
-        flat = decode_segment(self.segments[index], level, transitions(header.n_states), tables, where, tail)
-        return from_groups(flat, header.m, header.lanes) if header.by_columns else flat.reshape(-1, header.n)
+        flat = decode_segment(self.segments[index], level, transitions(header.n_states), tables, where, header.column)
+        return from_tiles(flat, header.m, header.lanes) if header.by_columns else flat.reshape(-1, header.n)
 
     def weights_into(self, out: Weights, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> None:
         """Decode into `out` [m, n], float32 or the bits of bfloat16; segments are decoded on `threads` threads.
@@ -233,14 +234,17 @@ class MatrixStream:
         row_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
 
         def decode(index: int) -> None:
-            if header.by_columns:
-                points = self._lines(index, spans[index], prior, where).T
-                synthesis.place(points, slice(None), slice(*spans[index]), out)
-                return
             span = slice(*spans[index])
             decoder = Decoder(self.segments[index], transitions(header.n_states), tables, where)
             if not synthesis.mixed:
-                decode_lines(decoder, out[span], (rows[span], columns), (row_step[span], factor))
+                if header.by_columns:
+                    decode_tiles(decoder, out[:, span], (rows, columns[span]), (row_step, factor[span]))
+                else:
+                    decode_lines(decoder, out[span], (rows[span], columns), (row_step[span], factor))
+                return
+            if header.by_columns:
+                points = self._lines(index, spans[index], prior, where).T
+                synthesis.place(points, slice(None), span, out)
                 return
             for piece, points in self._pieces(decoder, span):
                 synthesis.place(points, piece, slice(None), out)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nwc_core import steps
 from nwc_core.basis import COLUMNS
 from nwc_core.code_length import code_length
-from nwc_core.column_groups import from_groups, group_starts, to_groups
+from nwc_core.column_tiles import from_tiles, to_tiles
 from nwc_core.decorrelate import Coefficients, Parts
 from nwc_core.feedback import search_columns
 from nwc_core.importance import DISTORTION, Importance, exponents, factorise
@@ -55,7 +55,7 @@ class Quantised:
         m, n, lanes = self.header.m, self.header.n, self.header.lanes
         if not self.header.by_columns:
             return np.concatenate(self.points).reshape(m, n)
-        return np.concatenate([from_groups(points, m, lanes) for points in self.points]).T
+        return np.concatenate([from_tiles(points, m, lanes) for points in self.points]).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Problem:
         if self.upper is None:
             flat = level.reshape(-1)
             return search(u.reshape(-1), flat, _lanes(u.size), self.n_states, shape), flat
-        points = search_columns(u, row_level[rows], column_level, [0], self.n_states, shape, self.upper)
+        points = search_columns(u, row_level[rows], column_level, self.n_states, shape, self.upper)
         return points.reshape(-1), level.T.reshape(-1)
 
     def quantise(self, tables: int, step: float) -> Quantised:
@@ -129,7 +129,7 @@ class Problem:
                 u = self._in_steps(slice(first, last), header)
                 points = search(u.reshape(-1), level, header.lanes, header.n_states, shape)
             else:
-                points = to_groups(columns[first:last], header.lanes)
+                points = to_tiles(columns[first:last], header.lanes)
             return points, code_length(points, level, shape)
 
         found = map_threads(quantise, range(len(spans)), self.threads)
@@ -139,11 +139,8 @@ class Problem:
         return Quantised(header, [points for points, _ in found], bits / self.coefficients.size)
 
     def _by_columns(self, header: MatrixHeader, upper: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-        starts = [
-            first + start for first, last in header.segments() for start in group_starts(last - first, header.lanes)
-        ]
         u, shape = self._in_steps(slice(None), header), self.prior.tables[header.shape]
-        return search_columns(u, *header.level_axes, starts, header.n_states, shape, upper)
+        return search_columns(u, *header.level_axes, header.n_states, shape, upper)
 
     def _in_steps(self, rows: slice | npt.NDArray[np.int64], header: MatrixHeader) -> npt.NDArray[np.float32]:
         """Coefficients of some rows in units of their steps."""

@@ -165,8 +165,8 @@ def _coded(
 
     def encode(index: int) -> Segment:
         level, tables = header.levels(*spans[index]), prior.tables[header.shape]
-        tail = header.tail(*spans[index])
-        return encode_segment(quantised.points[index], level, header.lanes, transitions(header.n_states), tables, tail)
+        moves = transitions(header.n_states)
+        return encode_segment(quantised.points[index], level, header.lanes, moves, tables, header.column)
 
     weights = np.empty((header.m, header.n), np.float32)
     header.synthesis(transforms).place_all(quantised.matrix(), weights, threads)

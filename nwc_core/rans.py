@@ -62,7 +62,7 @@ def encode_segment(
     lanes: int,
     next_state: npt.NDArray[np.int32],
     tables: ShapeTables,
-    tail: tuple[int, int] = (0, 1),
+    column: int = 0,
 ) -> Segment:
     """Code N points of one level each.
 
@@ -72,13 +72,14 @@ def encode_segment(
         lanes: 1 to MAX_LANES.
         next_state: [n_states, 2] of that trellis; only decoding needs it, a point's lowest bit is that of its state.
         tables: of the shape that codes them.
-        tail: how many points at the end are coded with fewer lanes, and with how many.
+        column: points of a lane between fresh starts of its trellis; 0 for one trellis to the end. What is left after
+            whole tiles of `column` points in every lane is coded with fewer lanes, those that it fills.
     """
     words = np.empty(2 * points.size + WIDTH, np.uint16)
     escapes = np.empty(points.size, np.int32)
     states, cursor = np.full(WIDTH, LOW, np.uint32), np.zeros(2, np.int64)
-    body = points.size - tail[0]
-    for part, width in ((slice(body, None), tail[1]), (slice(0, body), lanes)):  # from the last point to the first
+    body, narrow = _tiles(points.size, lanes, column)
+    for part, width in ((slice(body, None), narrow), (slice(0, body), lanes)):  # from the last point to the first
         some, some_level = points[part], level[part]
         last = 0  # how many points, in whole steps, can be read as vectors
         if width >= _FEWEST_LANES and some.size >= WIDTH:
@@ -114,36 +115,39 @@ class Decoder:
     def lanes(self) -> int:
         return int(self._segment.states.size)
 
-    def decode(
-        self, level: npt.NDArray[np.uint8], points: npt.NDArray[np.int32], tail: tuple[int, int] = (0, 1)
-    ) -> None:
+    def decode(self, level: npt.NDArray[np.uint8], points: npt.NDArray[np.int32], column: int = 0) -> None:
         """Fill `points` [N] with the next N points, whose levels are given.
 
-        N is a multiple of the number of lanes, except in the last piece. `tail` is as in `encode_segment`.
+        N is a multiple of the number of lanes, or of points in a tile, except in the last piece. `column` is as in
+        `encode_segment`.
 
         Raises:
             FormatError: the stream is damaged, or was coded with other tables.
         """
-        count, lanes = tail
-        body = points.size - count
-        self.run(decode_steps, points[:body], level[:body])
-        if count:
-            idle = self._states[lanes:].copy()  # vectors go on with all
-            self._run(decode_steps, points[body:], level[body:], lanes=lanes)
-            self._states[lanes:] = idle
+        body, narrow = _tiles(points.size, self.lanes, column)
+        tile = column * self.lanes or max(1, body)
+        for first in range(0, body, tile):
+            if column:
+                self._trellis[:] = 0
+            self.run(decode_steps, points[first : first + tile], level[first : first + tile])
+        if body < points.size:
+            self._trellis[:] = 0
+            self.run(decode_steps, points[body:], level[body:], lanes=narrow)
 
-    def run(self, kernel: Callable[..., int], *arguments: Any) -> None:
+    def run(self, kernel: Callable[..., int], *arguments: Any, lanes: int | None = None) -> None:
         """Call a kernel that passes what follows its own arguments on to `decode_steps`, and returns errors as that does.
 
+        Args:
+            lanes: the first of them alone; all if None.
+
         Raises:
             FormatError: the stream is damaged, or was coded with other tables.
         """
-        self._run(kernel, *arguments, lanes=self.lanes)
-
-    def _run(self, kernel: Callable[..., int], *arguments: Any, lanes: int) -> None:
-        segment, tables = self._segment, self._tables
+        segment, tables, used = self._segment, self._tables, lanes or self.lanes
         coded = (self._feedback, tables.slots, tables.entries, self._words, segment.words.size, segment.escapes)
-        done = kernel(*arguments, _FEWEST_LANES, lanes, *coded, self._states, self._trellis, self._cursor)
+        idle = self._states[used:].copy()  # vectors go on with all
+        done = kernel(*arguments, _FEWEST_LANES, used, *coded, self._states, self._trellis, self._cursor)
+        self._states[used:] = idle
         if done == OUT_OF_ESCAPES:
             raise self._wrong_escapes()
         if done == OUT_OF_WORDS:
@@ -177,15 +181,23 @@ def decode_segment(
     next_state: npt.NDArray[np.int32],
     tables: ShapeTables,
     where: str,
-    tail: tuple[int, int] = (0, 1),
+    column: int = 0,
 ) -> npt.NDArray[np.int32]:
-    """The [N] points of a segment, N = len(level); `tail` as in `encode_segment`.
+    """The [N] points of a segment, N = len(level); `column` as in `encode_segment`.
 
     Raises:
         FormatError: the stream is damaged, or was coded with other tables; `where` names the tensor.
     """
     points = np.empty(level.size, np.int32)
     decoder = Decoder(segment, next_state, tables, where)
-    decoder.decode(level, points, tail)
+    decoder.decode(level, points, column)
     decoder.finish()
     return points
+
+
+def _tiles(count: int, lanes: int, column: int) -> tuple[int, int]:
+    """(points in whole tiles, lanes of the rest)."""
+    if not column:
+        return count, lanes
+    rest = count % (lanes * column)
+    return count - rest, max(1, rest // column)

@@ -55,7 +55,7 @@ _LAMBDA_SCALAR, _LAMBDA_TRELLIS = 0.46, 0.36
 # 0.003 bit from the best over all points.
 MAX_PULL = np.float32(0.5)
 RAW_OF_LEVEL = raw_bits(np.arange(LEVELS))
-_RENORMALISE = 64  # steps between subtractions of the least path cost, which keep float32 exact enough
+RENORMALISE = 64  # steps between subtractions of the least path cost, which keep float32 exact enough
 
 
 @cache
@@ -87,6 +87,41 @@ def nearest(centre, c):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def candidates(v, level, pull, raw, rate, lam, metric):  # type: ignore[no-untyped-def]
+    """The centres of the candidates for weights `v`, and in `metric` the cost of the one of each class."""
+    middle = v - clip(v * gather(pull, level), -MAX_PULL, MAX_PULL)
+    shift, row = gather(raw, level), level * (2 * RATE_SPAN) + RATE_SPAN
+    for c in range(4):
+        n = nearest(middle, splat(c))
+        off = v - to_float(n)
+        length = gather(rate, row + clip(n >> shift, -RATE_SPAN, RATE_SPAN - 1))
+        store(metric, c * WIDTH, off * off + length * lam)
+    return middle
+
+
+@kernel
+def advance(cost, new, origin, kind, metric, way):  # type: ignore[no-untyped-def]
+    """One step: the least cost of being in every state, and by which of its two ways, a bit for each lane."""
+    for s in range(way.size):
+        first = load(cost, origin[s, 0] * WIDTH) + load(metric, kind[s, 0] * WIDTH)
+        second = load(cost, origin[s, 1] * WIDTH) + load(metric, kind[s, 1] * WIDTH)
+        better = second < first
+        store(new, s * WIDTH, select(better, second, first))
+        way[s] = bits(better)
+
+
+@kernel
+def renormalise(cost, n_states):  # type: ignore[no-untyped-def]
+    """Take the least cost off all."""
+    least = load(cost, 0)
+    for s in range(1, n_states):
+        other = load(cost, s * WIDTH)
+        least = select(other < least, other, least)
+    for s in range(n_states):
+        store(cost, s * WIDTH, load(cost, s * WIDTH) - least)
+
+
+@kernel
 def _search(u, level, lanes, origin, kind, pull, raw, rate, lam, decision, centre, costs, metric):  # type: ignore[no-untyped-def]
     """Costs of the best path to every state: before the last step in costs[0], after it in costs[1].
 
@@ -100,31 +135,14 @@ def _search(u, level, lanes, origin, kind, pull, raw, rate, lam, decision, centr
         cost[i] = 0 if i < WIDTH else 1e30
     for t in range(steps):
         v, lev = load(u, t * lanes), load(level, t * lanes)
-        middle = v - clip(v * gather(pull, lev), -MAX_PULL, MAX_PULL)
+        middle = candidates(v, lev, pull, raw, rate, lam, metric)
         store(centre, t * lanes, middle)
-        shift, row = gather(raw, lev), lev * (2 * RATE_SPAN) + RATE_SPAN
-        for c in range(4):
-            n = nearest(middle, splat(c))
-            off = v - to_float(n)
-            length = gather(rate, row + clip(n >> shift, -RATE_SPAN, RATE_SPAN - 1))
-            store(metric, c * WIDTH, off * off + length * lam)
         if t == steps - 1:
             for i in range(n_states * WIDTH):
                 costs[0, i] = cost[i]
-        if t % _RENORMALISE == 0:
-            least = load(cost, 0)
-            for s in range(1, n_states):
-                other = load(cost, s * WIDTH)
-                least = select(other < least, other, least)
-            for s in range(n_states):
-                store(cost, s * WIDTH, load(cost, s * WIDTH) - least)
-        way = decision[t]
-        for s in range(n_states):
-            first = load(cost, origin[s, 0] * WIDTH) + load(metric, kind[s, 0] * WIDTH)
-            second = load(cost, origin[s, 1] * WIDTH) + load(metric, kind[s, 1] * WIDTH)
-            better = second < first
-            store(new, s * WIDTH, select(better, second, first))
-            way[s] = bits(better)
+        if t % RENORMALISE == 0:
+            renormalise(cost, n_states)
+        advance(cost, new, origin, kind, metric, decision[t])
         cost, new = new, cost
     for i in range(n_states * WIDTH):
         costs[1, i] = cost[i]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core.column_groups import group_starts, to_groups
+from nwc_core.column_tiles import to_tiles
 from nwc_core.feedback import search_columns
 from nwc_core.matrix_stream import MatrixHeader
 from nwc_core.prior import LEVEL_ZERO, OCTAVE, Prior
@@ -22,10 +22,9 @@ def segments_of(
     level = levels_of(*header.level_axes)
     u = (rng.standard_normal(level.shape) * 2.0 ** ((level - float(LEVEL_ZERO)) / OCTAVE)).astype(np.float32)
     if header.by_columns:
-        starts = [first + start for first, last in spans for start in group_starts(last - first, header.lanes)]
         no_feedback = np.zeros((header.n, header.n), np.float32)
-        lines = search_columns(u, *header.level_axes, starts, header.n_states, tables, no_feedback)
-        flat = [to_groups(lines[first:last], header.lanes) for first, last in spans]
+        lines = search_columns(u, *header.level_axes, header.n_states, tables, no_feedback)
+        flat = [to_tiles(lines[first:last], header.lanes) for first, last in spans]
         points = lines.T
     else:
         flat = [
@@ -34,7 +33,7 @@ def segments_of(
         points = np.concatenate(flat).reshape(header.m, header.n)
     moves = transitions(header.n_states)
     segments = [
-        encode_segment(some, header.levels(*span), header.lanes, moves, tables, header.tail(*span))
+        encode_segment(some, header.levels(*span), header.lanes, moves, tables, header.column)
         for some, span in zip(flat, spans, strict=True)
     ]
     return segments, np.ascontiguousarray(points)

@@ -50,7 +50,7 @@ def plain_search(u: Weights, level: Levels, shape: int, n_states: int) -> npt.ND
     cost, chosen = np.full(n_states, np.float32(1e30)), []
     cost[0] = 0
     for t in range(u.size):
-        if t % trellis._RENORMALISE == 0:
+        if t % trellis.RENORMALISE == 0:
             cost = cost - cost.min()
         both = np.array([[cost[s] + metric[t, c] for s, c in entering] for entering in ways], np.float32)
         chosen.append(both.argmin(1))  # the first where both are equal
