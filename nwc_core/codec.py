@@ -146,11 +146,14 @@ class Codec:
         if file.architecture == PAPER:
             from nwc_core.reference.coder import ReferenceCoder
 
-            return cls.of(ReferenceCoder.from_arrays(file.arrays, where), file.provenance)
-        return cls.of(NwcCoder.from_arrays(file.arrays, where), file.provenance)
+            codec = cls.of(ReferenceCoder.from_arrays(file.arrays, where), file.provenance)
+        else:
+            codec = cls.of(NwcCoder.from_arrays(file.arrays, where), file.provenance)
+        codec._bytes = bytes(data)  # another version of Zstandard might pack it into other bytes, of another digest
+        return codec
 
     def to_bytes(self) -> bytes:
-        """The codec file; equal codecs give equal bytes."""
+        """The codec file: the one it was read from, or a new one; equal codecs give equal new ones."""
         return self._bytes
 
     @cached_property

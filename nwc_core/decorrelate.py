@@ -33,12 +33,14 @@ class Parts:
         transforms: learned transforms are tried.
         bases: bases of the matrix's own are tried.
         row_steps: every row is normalised, so that its step follows its scale, as in the published codec.
+        weighted_steps: with importance, steps of rows and columns follow it; otherwise errors are fed back only.
     """
 
     contexts: bool = True
     transforms: bool = True
     bases: bool = True
     row_steps: bool = False
+    weighted_steps: bool = True
 
     def measure(self, values: npt.NDArray[np.float32], noise: npt.NDArray[np.float64] | None = None) -> Spread:
         """The scales of coefficients [m, n], with independent noise of variance `noise` [n] added to them."""

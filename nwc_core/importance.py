@@ -19,13 +19,13 @@ from nwc_core.blas import one_thread
 from nwc_core.errors import UsageError
 from nwc_core.prior import OCTAVE
 from nwc_core.synthesis import MAX_STEP_RANGE
+from nwc_core.triangular import upper_root
 
 if TYPE_CHECKING:
     import torch
 
 DISTORTION = 0.28  # mean squared error of the search in units of step^2
 DAMPING = 0.02
-_LEAF = 128  # of a triangle that is inverted at once
 
 Analyse = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -108,7 +108,7 @@ class Factor:
         fed: [n] variance of what is fed back to a column, in units of the distortion DISTORTION * step^2 of that column.
     """
 
-    upper: npt.NDArray[np.float64]
+    upper: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float64]
     fed: npt.NDArray[np.float64]
 
@@ -128,24 +128,20 @@ def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DA
     Raises:
         UsageError: not positive semi-definite, by far.
     """
-    n = len(hessian)
-    h = hessian.astype(np.float64) if hessian.any() else np.eye(n)  # of inputs that never were anything but zero
+    h = hessian.astype(np.float32) if hessian.any() else np.eye(len(hessian), dtype=np.float32)  # of inputs always zero
     diagonal = np.einsum("ii->i", h)
     ridge = damping * float(diagonal.mean())
-    diagonal += ridge
+    diagonal += np.float32(ridge)
     with one_thread():
-        factor = _upper(h)
-        needed = float(np.exp(2 * np.log(np.diagonal(factor)).mean())) * 4.0**-bits
+        root, inverse = upper_root(h)
+        needed = float(np.exp(2 * np.log(np.diagonal(root)).mean(dtype=np.float64))) * 4.0**-bits
         if needed > ridge:
-            diagonal += needed - ridge
-            factor = _upper(h)
-        root = np.diagonal(factor).copy()
-        upper = factor / root[None, :]
-        # H^-1 = V' D^-1 V with V = U^-1; its diagonal, times d, is the variance of errors in units of the distortion.
-        inverse = _inverse(upper.astype(np.float32))
-        inverse /= root[:, None].astype(np.float32)
-        errors = np.square(root) * np.einsum("ij,ij->j", inverse, inverse)
-    return Factor(upper, np.square(root), np.maximum(errors - 1, 0))
+            diagonal += np.float32(needed - ridge)
+            root, inverse = upper_root(h)
+        scale = np.diagonal(root).copy()
+        # The diagonal of H^-1, times d, is the variance of errors in units of the distortion.
+        errors = np.square(scale) * np.einsum("ij,ij->j", inverse, inverse)
+    return Factor(root / scale, np.square(scale, dtype=np.float64), np.maximum(errors.astype(np.float64) - 1, 0))
 
 
 def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2) -> npt.NDArray[np.int32]:
@@ -153,26 +149,3 @@ def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2
     levels = -0.5 * OCTAVE * np.log2(np.maximum(weights, weights.max() * 2.0**-100))
     result: npt.NDArray[np.int32] = np.clip(np.rint(levels - np.median(levels)), -reach, reach).astype(np.int32)
     return result
-
-
-def _upper(h: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """R, upper triangular, with h = R R'. Raises UsageError if there is none."""
-    try:
-        flipped = np.linalg.cholesky(np.ascontiguousarray(h[::-1, ::-1]))
-    except np.linalg.LinAlgError:
-        raise UsageError(
-            "hessian: found directions of negative weight; wanted a positive semi-definite matrix"
-        ) from None
-    return np.ascontiguousarray(flipped[::-1, ::-1])
-
-
-def _inverse(upper: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of an upper triangular matrix, by halves, so that nearly all of it is matrix products."""
-    n = len(upper)
-    if n <= _LEAF:
-        return np.triu(np.linalg.inv(upper))
-    half = n // 2
-    out = np.zeros_like(upper)
-    out[:half, :half], out[half:, half:] = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
-    out[:half, half:] = -out[:half, :half] @ upper[:half, half:] @ out[half:, half:]
-    return out

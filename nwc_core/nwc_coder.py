@@ -2,9 +2,8 @@
 
 Arrays of its codec file:
 
-    prior.freq       U16 [...]          frequencies, see `nwc_core.prior`
     transform.K      I16 [g, g]         K = 1, 2, ...: learned transforms, see `nwc_core.transform`
-    prior.width      U8  [shapes, 64]   half width of every level's tables
+    prior            U8  [...]          the tables, packed, see `nwc_core.prior_file`
 
 Streams: see `nwc_core.matrix_stream`.
 """
@@ -24,7 +23,8 @@ from nwc_core.errors import FormatError
 from nwc_core.importance import Importance
 from nwc_core.matrix_coder import CodedMatrix
 from nwc_core.matrix_stream import MatrixStream, Transforms
-from nwc_core.prior import TABLE_LEVELS, Prior
+from nwc_core.prior import Prior
+from nwc_core.prior_file import pack_prior, unpack_prior
 from nwc_core.problem import Problem, problem_of
 from nwc_core.quantise import encode_matrix
 from nwc_core.transform import SCALE_BITS
@@ -99,7 +99,7 @@ class NwcCoder:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         numbered = {f"transform.{k}": matrix for k, matrix in enumerate(self.transforms, 1)}
-        return {"prior.freq": self.prior.halves, **numbered, "prior.width": self.prior.half_width}
+        return {**numbered, "prior": pack_prior(self.prior)}  # numbers of two bytes first: they stay aligned
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]], where: str) -> NwcCoder:
@@ -108,25 +108,19 @@ class NwcCoder:
         Raises:
             FormatError: arrays are missing, too many or not what they should be; `where` names the file.
         """
-        numbers = range(1, len(arrays) - 1)
+        numbers = range(1, len(arrays))
         transforms = [arrays[f"transform.{k}"] for k in numbers if f"transform.{k}" in arrays]
         left = sorted(set(arrays) - {f"transform.{k}" for k in numbers})
-        if left != ["prior.freq", "prior.width"]:
-            raise FormatError(where, f"tensors {', '.join(left) or 'none'}", "prior.width, prior.freq, transform.1 ...")
-        width, freq = arrays["prior.width"], arrays["prior.freq"]
-        if width.dtype != np.uint8 or width.ndim != 2 or width.shape[1] != TABLE_LEVELS or width.shape[0] > 255:
-            raise FormatError(
-                f"{where}, prior.width", f"{width.dtype} {width.shape}", f"uint8 [1 to 255, {TABLE_LEVELS}]"
-            )
-        if freq.dtype != np.uint16 or freq.ndim != 1:
-            raise FormatError(f"{where}, prior.freq", f"{freq.dtype} {freq.shape}", "uint16, one axis")
+        if left != ["prior"]:
+            raise FormatError(where, f"tensors {', '.join(left) or 'none'}", "prior, transform.1 ...")
+        packed = arrays["prior"]
+        if packed.dtype != np.uint8 or packed.ndim != 1:
+            raise FormatError(f"{where}, prior", f"{packed.dtype} {packed.shape}", "uint8, one axis")
         if len(transforms) > MAX_TRANSFORMS:
             raise FormatError(where, f"{len(transforms)} transforms", f"at most {MAX_TRANSFORMS}")
         for number, matrix in enumerate(transforms, 1):
             _check_transform(matrix, f"{where}, transform.{number}")
-        prior = Prior(width, freq)
-        prior.tables  # noqa: B018  checks them
-        return cls(prior, transforms)
+        return cls(unpack_prior(packed, f"{where}, prior"), transforms)
 
 
 def _check_transform(matrix: npt.NDArray[Any], where: str) -> None:

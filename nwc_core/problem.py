@@ -231,7 +231,9 @@ def _weighted_problem(
     factor = None if importance.hessian is None else factorise(importance.hessian, bits)
     row_weight = np.ones(m) if importance.rows is None else importance.rows.astype(np.float64)
     column_weight = np.ones(n) if factor is None else factor.weights
-    row_exponent, column_exponent = exponents(row_weight), exponents(column_weight)
+    row_exponent, column_exponent = np.zeros(m, np.int32), np.zeros(n, np.int32)
+    if parts.weighted_steps:
+        row_exponent, column_exponent = exponents(row_weight), exponents(column_weight)
     log2_weight = sum(
         float((np.log2(weight) + 2 / OCTAVE * exponent).mean())
         for weight, exponent in ((row_weight, row_exponent), (column_weight, column_exponent))

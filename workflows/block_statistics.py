@@ -83,6 +83,11 @@ def read_statistics(calibration: Calibration | None, block: Block) -> BlockStati
     return None if whole is None else _usable(cut_statistics(whole, block))
 
 
+def tensor_statistics(whole: WeightStatistics) -> BlockStatistics | None:
+    """The statistics of a tensor that is one block; None if they say that nothing of it was ever used."""
+    return _usable(BlockStatistics(whole.layout, whole.hessian, whole.rows))
+
+
 def cut_statistics(whole: WeightStatistics, block: Block) -> BlockStatistics:
     """The part of a tensor's statistics that is about one block of it.
 

@@ -200,7 +200,7 @@ class _Made:
 
     @property
     def nbytes(self) -> int:
-        return _weight_nbytes(self.manifest) + _carried_nbytes(self.manifest)
+        return weight_nbytes(self.manifest) + _carried_nbytes(self.manifest)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ class _Coding:
         Raises:
             NwcError: even the smallest is larger than `max_bytes`.
         """
-        rates, limit = list(rates), self.plan.options.max_bytes
+        rates, asked = list(rates), self.plan.options.max_bytes
+        limit = None if asked is None else asked - self.plan.reserved_nbytes
         coded = self._code(dict(enumerate(rates)), on_progress)
         tried = [self._describe(coded)]
         for _ in range(0 if limit is None else ROUNDS):
@@ -235,7 +236,10 @@ class _Coding:
         fitting = [made for made in tried if limit is None or made.nbytes <= limit]
         if not fitting:
             smallest = min(made.nbytes for made in tried)
-            raise NwcError(f"max_bytes: found an artifact of {smallest} bytes at the least; wanted at most {limit}")
+            room = f", and {self.plan.reserved_nbytes} that recovery may add" if self.plan.reserved_nbytes else ""
+            raise NwcError(
+                f"max_bytes: found an artifact of {smallest} bytes at the least{room}; wanted at most {asked}"
+            )
         best = max(fitting, key=lambda made: made.nbytes)
         stored = {ref.object for made in tried for ref in made.manifest.payloads}
         return best, stored - {ref.object for ref in best.manifest.payloads}
@@ -311,7 +315,8 @@ def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> Non
     read_index(made.index, made.manifest, "the new index")
 
 
-def _weight_nbytes(manifest: Manifest) -> int:
+def weight_nbytes(manifest: Manifest) -> int:
+    """Bytes of the objects that hold weights: payloads, index, codec, manifest."""
     return manifest.counts.payload_bytes + manifest.index.size + manifest.codec.size + len(manifest.to_bytes())
 
 
@@ -322,5 +327,5 @@ def _carried_nbytes(manifest: Manifest) -> int:
 def _result(
     plan: Plan, manifest: Manifest, *, created: bool, seconds: float, allocation: Allocation | None = None
 ) -> CompressResult:
-    sizes = _weight_nbytes(manifest), _carried_nbytes(manifest)
+    sizes = weight_nbytes(manifest), _carried_nbytes(manifest)
     return CompressResult(manifest, created, seconds, *sizes, plan.source_nbytes, plan.bits, allocation)

@@ -6,11 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable
 
+from nwc_core.artifact.index import read_index
 from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest
+from nwc_core.artifact.objects import check_object
 from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError, UsageError
 from nwc_core.store import Store
 from nwc_workflows.carried import Carried
 from nwc_workflows.plan import Plan
+from nwc_workflows.recovery.rewrite import RECOVERED, tuned_fingerprint
 from nwc_workflows.sources import Checkpoint, read_bytes
 
 _LOCAL = "file://"
@@ -59,7 +62,7 @@ def check_same(
         source = read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)
         digests.append(hashlib.sha256(source).digest())
         on_progress(len(source))
-    if changed or existing.fingerprint != plan.fingerprint(digests, carried):
+    if changed or existing.fingerprint != _fingerprint(existing, plan.fingerprint(digests, carried), destination):
         reason = "; ".join(changed) or "same options, other weights or files"
         raise AlreadyExistsError(
             f"{destination.uri}/{MANIFEST_KEY}",
@@ -75,3 +78,13 @@ def check_same(
         if found != f"{size} bytes":
             wanted = f"{size} bytes; this very artifact was here but is damaged: delete it and compress again"
             raise IntegrityError(f"{destination.uri}/{key}", found, wanted)
+
+
+def _fingerprint(existing: Manifest, untuned: str, destination: Store) -> str:
+    """What the fingerprint must be, given that of the plan: no plan tells what recovery found in the time it was given."""
+    if RECOVERED not in existing.job:
+        return untuned
+    where = f"{destination.uri}/{existing.index.object}"
+    data = destination.get(existing.index.object)
+    check_object(data, existing.index.size, existing.index.sha256, where)
+    return tuned_fingerprint(untuned, read_index(data, existing, where))

@@ -102,7 +102,8 @@ class Plan:
             it is to be searched for, a first guess.
         fixed_nbytes: what all else takes, see `nwc_workflows.overhead`.
         calibration: what errors of which weights count; None if all count alike.
-        measured_on: description of the data for `quality` or `gate`, as the manifest will hold it.
+        measured_on: description of the data for `quality` or `gate`, and of a recovery, as the manifest will hold it.
+        reserved_nbytes: set aside for what the artifact may grow by once it is coded, see `nwc_workflows.recovery`.
     """
 
     source_uri: str
@@ -114,6 +115,7 @@ class Plan:
     fixed_nbytes: int
     calibration: Calibration | None = None
     measured_on: Mapping[str, JobValue] = field(default_factory=dict)
+    reserved_nbytes: int = 0
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -248,7 +250,7 @@ def make_plan(
         codec: to use.
         options: see CompressOptions.
         calibration: of this model; None to weigh all errors alike.
-        measured_on: description of the data for the options' `quality` or `gate`.
+        measured_on: description of the data for the options' `quality` or `gate`, and of a recovery.
 
     Raises:
         UsageError: the size cannot be met: what must be stored losslessly takes more than that.

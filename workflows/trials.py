@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from tempfile import TemporaryDirectory
 
-from nwc_core.artifact.objects import ObjectKind, ObjectRef, check_object
-from nwc_core.artifact.writer import commit, put_object
-from nwc_core.errors import NwcError, UsageError
+from nwc_core.errors import NwcError
 from nwc_core.rate_curve import RATES
 from nwc_core.store import Store, open_store
 from nwc_infra.cluster import cluster
 from nwc_workflows.allocate import Measured, bits_for
-from nwc_workflows.carried import Carried, write_files
 from nwc_workflows.compress import CompressResult, compress, find_finished, measure, work
 from nwc_workflows.evaluation.intervals import Interval
 from nwc_workflows.plan import MIN_BITS, Plan
-from nwc_workflows.progress import Progress
 from nwc_workflows.quality import Meter
+from nwc_workflows.recovery.on_trial import recovered
+from nwc_workflows.recovery.recover import Recovered, Recovery
+from nwc_workflows.scratch import Made, Show, check_reachable, clear, publish, scratch_place
 from nwc_workflows.search import Tried, next_bits, slope_of
 from nwc_workflows.targets import Target
 
-Show = Callable[[float, str, str], AbstractContextManager[Progress]]  # (total, description, unit), as Output.progress
 _DECIMALS = 3  # of the rates that are tried: these are what a manifest will hold
 # Share of predictions lost at a divergence of 1, of which it goes with the root: measured on small models, for a first guess.
 _LOST = {"language": 0.73, "classifier": 0.05}
@@ -55,10 +50,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialsResult:
-    """What came of it: `trials` is empty if the artifact was there already."""
+    """What came of it: `trials` is empty if the artifact was there already.
+
+    Attributes:
+        compressed: the artifact chosen.
+        trials: all that were made and measured.
+        recovered: what recovery did to the one chosen; None without, or if the artifact was there already.
+    """
 
     compressed: CompressResult
     trials: tuple[Trial, ...]
+    recovered: Recovered | None = None
 
 
 def compress_to_quality(
@@ -68,6 +70,7 @@ def compress_to_quality(
     *,
     show: Show,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    recovery: Recovery | None = None,
     scratch: str | None = None,
     address: str | None = None,
     workers: int | None = None,
@@ -80,6 +83,7 @@ def compress_to_quality(
         meter: for the metric of that.
         show: shows the progress of each step.
         on_trial: told of each trial.
+        recovery: tunes each artifact before it is measured; the plan has room for it.
         scratch: URI below which trials are kept, for the time being; None for a temporary folder of this machine.
         address, workers: as for `compress`.
 
@@ -88,27 +92,18 @@ def compress_to_quality(
         NwcError: none is good enough, or whatever `compress` raises; nothing was written to the destination.
     """
     started = time.monotonic()
-    if address is not None and scratch is None:
-        raise UsageError("scratch: found none; wanted a place for trials that all machines of the cluster reach")
+    check_reachable(scratch, address)
     there = find_finished(plan, destination)
     if there is not None:
         return TrialsResult(there, ())
     target = plan.options.quality or plan.options.gate
     assert target is not None
-    with cluster(address, workers) as ray_cluster, _scratch(scratch) as place:
-        run = _Trials(plan, target, meter, show, on_trial, place, ray_cluster.workers)
+    with cluster(address, workers) as ray_cluster, scratch_place(scratch) as place:
+        run = _Trials(plan, target, meter, show, on_trial, recovery, place, ray_cluster.workers)
         best = run.search() if plan.options.quality is not None else run.pass_gate()
-        created = _publish(best, plan, destination)
+        created = publish(best, plan, destination)
     done = replace(best.result, created=created, seconds=time.monotonic() - started)
-    return TrialsResult(done, tuple(run.trials))
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A trial's artifact, and where it is."""
-
-    result: CompressResult
-    store: Store
+    return TrialsResult(done, tuple(run.trials), best.recovered)
 
 
 @dataclass
@@ -118,22 +113,23 @@ class _Trials:
     meter: Meter
     show: Show
     on_trial: Callable[[Trial], None]
+    recovery: Recovery | None
     place: str
     workers: int
     trials: list[Trial] = field(default_factory=list)
     _curves: dict[float, list[Measured]] = field(default_factory=dict)  # by the rate about which they were measured
 
-    def pass_gate(self) -> _Made:
+    def pass_gate(self) -> Made:
         """The artifact of the plan. Raises NwcError if it is not good enough."""
         made = self._make(self.plan)
         if not self.trials[-1].good:
             raise self._refused("gate", f"at {self.trials[-1].bits:.3f} bits per weight")
         return made
 
-    def search(self) -> _Made:
+    def search(self) -> Made:
         """The smallest artifact that is good enough. Raises NwcError if none is."""
         tried: list[Tried] = []
-        best: _Made | None = None
+        best: Made | None = None
         bits: float | None = self._first_bits()
         while bits is not None:
             scale = 10**_DECIMALS
@@ -145,7 +141,7 @@ class _Trials:
             if trial.good and (best is None or made.result.weight_nbytes < best.result.weight_nbytes):
                 worse, best = best or made, made
             if worse is not best:
-                _clear(worse.store)
+                clear(worse.store)
             slope = slope_of(self.target.metric)
             bits = next_bits(tried, self.target.value, slope, MIN_BITS, float(RATES[-1]))
         if best is None:
@@ -167,19 +163,22 @@ class _Trials:
                 self._curves[at] = measure(plan, workers=self.workers, on_progress=progress.advance)
         return self._curves[at]
 
-    def _make(self, plan: Plan) -> _Made:
+    def _make(self, plan: Plan) -> Made:
         number = len(self.trials) + 1
         measured = self._measured(plan) if plan.allocates else None
         store = open_store(f"{self.place}/trial-{number}", "destination")
         with self.show(work(plan) / (2 if plan.allocates else 1), f"trial {number}: compress", "B") as progress:
             advance = progress.advance
             result = compress(plan, store, workers=self.workers, on_progress=advance, measured=measured)
+        made = Made(result, store)
+        if self.recovery is not None:
+            made = recovered(made, plan, self.recovery, self.show, f"trial {number}: recover")
         with self.show(self.meter.work, f"trial {number}: measure", self.meter.unit) as progress:
             value = self.meter.measure(store.uri, progress.advance)
         good = value.value <= self.target.value
-        self.trials.append(Trial(result.bits_per_weight, result.weight_nbytes, value, good))
+        self.trials.append(Trial(made.result.bits_per_weight, made.result.weight_nbytes, value, good))
         self.on_trial(self.trials[-1])
-        return _Made(result, store)
+        return made
 
     def _refused(self, what: str, where: str) -> NwcError:
         found, target = self.trials[-1].measured, self.target
@@ -187,35 +186,3 @@ class _Trials:
             f"{what}: found {target.metric} {found.value:.4g} ({found.low:.4g} to {found.high:.4g}) {where}; wanted at most "
             f"{target.value:g}; nothing was written"
         )
-
-
-@contextmanager
-def _scratch(uri: str | None) -> Iterator[str]:
-    """A place of this run's own, emptied in the end."""
-    if uri is None:
-        with TemporaryDirectory(prefix="nwc-") as folder:
-            yield folder
-        return
-    place = f"{uri.rstrip('/')}/nwc-{uuid.uuid4().hex}"
-    try:
-        yield place
-    finally:
-        _clear(open_store(place, "destination"))
-
-
-def _clear(store: Store) -> None:
-    for info in list(store.list()):
-        store.delete(info.key)
-
-
-def _publish(made: _Made, plan: Plan, destination: Store) -> bool:
-    """Copy an artifact to the destination and commit it there; False if somebody made the very same in the meantime."""
-    manifest = made.result.manifest
-    refs: list[tuple[ObjectKind, ObjectRef]] = [("codec", manifest.codec), ("index", manifest.index)]
-    refs += [("payload", ref) for ref in manifest.payloads]
-    for kind, ref in refs:
-        data = made.store.get(ref.object)
-        check_object(data, ref.size, ref.sha256, f"{made.store.uri}/{ref.object}")
-        put_object(destination, kind, data)
-    write_files(Carried(tuple(manifest.files), tuple(manifest.derived)), plan.checkpoint, destination)
-    return commit(destination, manifest)

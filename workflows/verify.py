@@ -47,7 +47,7 @@ def verify(
     Args:
         artifact: to check.
         source: the checkpoint that it was made from; then also that lossless tensors are equal bit for bit, that the
-            recorded errors are true, and that no tensor is missing.
+            recorded errors are true (of tuned tensors, too), and that no tensor is missing.
         threads: payloads are checked side by side.
         on_progress: called with the size of each checked object.
 
@@ -123,7 +123,7 @@ def _compare(row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: S
     if hashlib.sha256(original).digest() != row.source_sha256:
         raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
     wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
-    if row.coder == "nwc":
+    if row.coder == "nwc" or row.tuned:
         # As the encoder counts: in float32, also for float64.
         mse = float((decoded.float() - wanted.float()).double().square().mean())
         if not math.isclose(mse, row.mse, rel_tol=_MSE_TOLERANCE):

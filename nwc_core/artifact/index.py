@@ -41,7 +41,7 @@ class BlockRow:
         sha256: digest of those bytes, 32 bytes.
         source_sha256: digest of the uncompressed little-endian source bytes of the block, 32 bytes.
         side_nbytes: how many of the bytes are header and side information.
-        mse: mean squared error per weight; 0.0 for lossless coders.
+        mse: mean squared error per weight; 0.0 for lossless coders, except of elements that were tuned.
     """
 
     tensor: str
@@ -63,6 +63,11 @@ class BlockRow:
     def numel(self) -> int:
         """Elements in the block."""
         return self.stop - self.start
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a lossless coder holds other elements than the source's: they were tuned after compression."""
+        return self.coder != "nwc" and self.mse > 0
 
     @property
     def bits_per_weight(self) -> float:

@@ -83,8 +83,8 @@ def _check_fields(at: _Row) -> None:
         raise at.wrong("start and stop", f"{row.stop - row.start} elements", f"at most {most} in {row.length} bytes")
     if not 0 <= row.side_nbytes <= row.length:
         raise at.wrong("side_nbytes", row.side_nbytes, f"0 to the block's {row.length} bytes")
-    if not row.mse >= 0 or (row.mse != 0 and row.coder != "nwc"):  # `not >=` catches NaN
-        raise at.wrong("mse", row.mse, "0 or more, and 0 for a lossless coder")
+    if not row.mse >= 0 or (row.tuned and not DTYPES[row.dtype].lossy):  # `not >=` catches NaN
+        raise at.wrong("mse", row.mse, "0 or more, and 0 for what no coder changes")
 
 
 def _check_tiling(at: _Row, previous: BlockRow | None, last: bool) -> None:

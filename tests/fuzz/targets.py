@@ -19,6 +19,7 @@ for folder in ("hostile", "nwc_core"):
     sys.path.append(str(Path(__file__).resolve().parents[1] / folder))
 
 import numpy as np  # noqa: E402
+import zstandard  # noqa: E402
 from artifact_samples import MemoryStore  # noqa: E402
 from codec_samples import sample_codec  # noqa: E402
 from hostile_sample import intact, manifest_of, rows_of, with_block  # noqa: E402
@@ -30,6 +31,7 @@ from nwc_core.artifact.payload import check_payload  # noqa: E402
 from nwc_core.codec import Codec  # noqa: E402
 from nwc_core.encoded import EncodedTensor  # noqa: E402
 from nwc_core.errors import NwcError  # noqa: E402
+from nwc_core.prior_file import pack_prior, unpack_prior  # noqa: E402
 from nwc_core.safetensors_header import parse_header  # noqa: E402
 from nwc_core.strict_json import parse_json  # noqa: E402
 
@@ -100,7 +102,20 @@ def _payload(data: bytes) -> None:
 
 def _codec(data: bytes) -> None:
     codec = Codec.from_bytes(data)
-    assert Codec.from_bytes(codec.to_bytes()).digest == codec.digest
+    anew = Codec.of(codec.coder, codec.provenance).to_bytes()
+    again = Codec.from_bytes(anew)
+    assert Codec.of(again.coder, again.provenance).to_bytes() == anew
+
+
+def _tables(data: bytes) -> None:
+    packed = np.frombuffer(zstandard.ZstdCompressor(level=1).compress(data), np.uint8)
+    prior = unpack_prior(packed, "fuzzed")
+    assert len(prior.tables) == prior.shapes
+    assert unpack_prior(pack_prior(prior), "again").halves.tobytes() == prior.halves.tobytes()
+
+
+def _unpacked_tables() -> bytes:
+    return zstandard.ZstdDecompressor().decompress(pack_prior(sample_codec().prior).tobytes())
 
 
 def _encoded(data: bytes) -> None:
@@ -152,6 +167,7 @@ TARGETS: dict[str, Target] = {
     "index (Parquet)": Target(_index, lambda: [_object("index")]),
     "payload": Target(_payload, lambda: [intact()[_rows()[0].object]]),
     "codec file": Target(_codec, lambda: [_object("codec")]),
+    "unpacked tables of a codec": Target(_tables, lambda: [_unpacked_tables()]),
     "coded tensor and decoder": Target(_encoded, _blocks),
     "artifact with a hostile block": Target(_open, lambda: _blocks()[:2]),
 }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import zstandard
 from case import MEGABYTE, Case
 from codec_samples import sample_codec
 
@@ -16,8 +17,9 @@ from nwc_core.prior import TABLE_LEVELS
 from nwc_core.safetensors_header import build_header, parse_header
 
 Arrays = dict[str, tuple[str, tuple[int, ...], bytes]]
-ABOUT = {"format": "nwc-codec", "version": 1, "provenance": {}}
+ABOUT = {"format": "nwc-codec", "version": 1}
 _UNIT = 1 << 14
+_FIRST = 1 + 2 * TABLE_LEVELS  # byte of the first number: the sample has two shapes
 
 
 def read(data: object) -> object:
@@ -44,22 +46,46 @@ def with_shape(name: str, shape: tuple[int, ...]) -> Callable[[Arrays], object]:
     return lambda arrays: arrays.update({name: (arrays[name][0], shape, arrays[name][2])})
 
 
-def with_frequency(at: int, value: int) -> Callable[[Arrays], object]:
-    def change(arrays: Arrays) -> None:
-        dtype, shape, raw = arrays["prior.freq"]
-        numbers = np.frombuffer(raw, "<u2").copy()
-        numbers[at] = value
-        arrays["prior.freq"] = (dtype, shape, numbers.tobytes())
-
-    return change
+def frame(content: bytes) -> np.ndarray:
+    return np.frombuffer(zstandard.ZstdCompressor().compress(content), np.uint8)
 
 
-def with_width(at: int, value: int) -> Callable[[Arrays], object]:
-    def change(arrays: Arrays) -> None:
-        dtype, shape, raw = arrays["prior.width"]
-        arrays["prior.width"] = (dtype, shape, raw[:at] + bytes([value]) + raw[at + 1 :])
+def bomb(claimed: int) -> np.ndarray:
+    """A Zstandard frame that claims a content size and holds one empty block."""
+    return np.frombuffer(b"\x28\xb5\x2f\xfd\xe0" + claimed.to_bytes(8, "little") + b"\x01\0\0", np.uint8)
 
-    return change
+
+def with_provenance(text: bytes) -> Callable[[Arrays], object]:
+    return with_array("provenance", frame(text), "U8")
+
+
+def _tables(change: Callable[[bytearray], object]) -> Callable[[Arrays], object]:
+    """The packed tables with what they unpack to changed: shapes, half widths, low bytes and high bytes of numbers."""
+
+    def changed(arrays: Arrays) -> None:
+        content = bytearray(zstandard.ZstdDecompressor().decompress(arrays["prior"][2]))
+        change(content)
+        with_array("prior", frame(bytes(content)), "U8")(arrays)
+
+    return changed
+
+
+def _set(at: int, value: int) -> Callable[[Arrays], object]:
+    return _tables(lambda content: content.__setitem__(at, value))
+
+
+def _same_numbers(low: int, high: int) -> Callable[[Arrays], object]:
+    def change(content: bytearray) -> None:
+        count = (len(content) - _FIRST) // 2
+        content[_FIRST:] = bytes([low]) * count + bytes([high]) * count
+
+    return _tables(change)
+
+
+def _widest(shapes: int, numbers: int) -> Callable[[Arrays], object]:
+    """Half widths of 126 everywhere, and zeros."""
+    widths = (b"\x7e" + bytes(TABLE_LEVELS - 1)) * shapes
+    return with_array("prior", frame(bytes([shapes]) + widths + bytes(2 * numbers)), "U8")
 
 
 def _basis(g: int) -> np.ndarray:
@@ -71,11 +97,13 @@ def _many_transforms(arrays: Arrays) -> None:
         with_array(f"transform.{number}", _basis(2), "I16")(arrays)
 
 
-def _widest_tables(arrays: Arrays) -> None:
-    """Half widths of 255 with as many numbers as they ask for."""
-    widths = np.full((1, TABLE_LEVELS), 255, np.uint8)
-    with_array("prior.width", widths, "U8")(arrays)
-    with_array("prior.freq", np.ones(2 * 257 * TABLE_LEVELS, "<u2"), "U16")(arrays)
+def _wide_once(arrays: Arrays) -> None:
+    """As many gaps in the tables as there can be: where memory is taken for the widest, most of it is for nothing."""
+    widths = (bytes(TABLE_LEVELS - 1) + b"\x7e") * 32
+    low = bytearray(2 * 32 * TABLE_LEVELS + 2 * 32 * 126)
+    high = bytearray(len(low))
+    high[-1] = 128  # 2^14 more at the last point
+    with_array("prior", frame(b"\x20" + widths + low + high), "U8")(arrays)
 
 
 def _about(**fields: object) -> bytes:
@@ -94,7 +122,7 @@ Row = tuple[str, Callable[[], bytes], str]
 _ROWS: list[Row] = [
     ("no codec", _without_codec_metadata, "no codec"),
     ("longer than any codec", lambda: codec() + bytes(MAX_FILE_BYTES), "more than 8388608 bytes"),
-    ("longer than its architecture allows", lambda: codec(with_array("prior.freq", np.ones(MAX_CODEC_BYTES, "<u2"), "U16")),
+    ("longer than its architecture allows", lambda: codec(with_array("prior", np.ones(MAX_CODEC_BYTES, np.uint8), "U8")),
      "more than 131072 bytes"),
     ("rest behind the last tensor", lambda: codec() + bytes(MAX_CODEC_BYTES), "where the last tensor ends"),
     ("a header of 8 MB", lambda: _with_metadata("[" * 8_000_000), "a header of"),
@@ -105,29 +133,51 @@ _ROWS: list[Row] = [
     ("metadata of a list", lambda: _with_metadata("[]"), r"found \[\]"),
     ("metadata nested 20,000 deep", lambda: _with_metadata("[" * 20_000), "nested"),
     ("metadata with a version twice", lambda: _with_metadata('{"format":"nwc-codec","version":2,"version":1}'), "twice"),
-    ("metadata with NaN", lambda: _with_metadata('{"format":"nwc-codec","version":1,"provenance":{"a":NaN}}'), "NaN"),
+    ("metadata with NaN", lambda: _with_metadata('{"format":"nwc-codec","version":1,"a":NaN}'), "NaN"),
     ("another format of 100,000 letters", lambda: _about(format="x" * 100_000), "found {'format': 'xxx"),
     ("version true", lambda: _about(version=True), "version True"),
     ("version 1.0", lambda: _about(version=1.0), r"version 1\.0"),
     ("version -1", lambda: _about(version=-1), "version -1"),
     ("version of 5,000 digits", lambda: _with_metadata('{"format":"nwc-codec","version":' + "9" * 5000 + "}"), "version inf"),
-    ("provenance of a list", lambda: _about(provenance=[1]), r"provenance \[1\]"),
-    ("no tables", lambda: codec(lambda arrays: arrays.pop("prior.freq")), "found tensors prior.width"),
+    ("no provenance", lambda: codec(lambda arrays: arrays.pop("provenance")), "wanted provenance among them"),
+    ("provenance of a list", lambda: codec(with_provenance(b"[1]")), r"provenance: found \[1\]; wanted a JSON object"),
+    ("provenance that is no JSON", lambda: codec(with_provenance(b"{")), "provenance: found an error"),
+    ("provenance of nothing", lambda: codec(with_provenance(b"")), "provenance: found an error"),
+    ("provenance nested 20,000 deep", lambda: codec(with_provenance(b"[" * 20_000)), "provenance: found JSON nested"),
+    ("provenance of 64 MB in 6 KB", lambda: codec(with_provenance(b"[" + b" " * (64 << 20) + b"]")), "at most 131072 bytes"),
+    ("provenance that claims 2^62 bytes", lambda: codec(with_array("provenance", bomb(1 << 62), "U8")), "at most 131072 bytes"),
+    ("provenance that claims too little", lambda: codec(with_array("provenance", bomb(2), "U8")), "provenance: found"),
+    ("provenance as plain text", lambda: codec(with_array("provenance", np.frombuffer(b"{}", np.uint8), "U8")),
+     "provenance: found a damaged Zstandard frame"),
+    ("provenance of two axes", lambda: codec(with_array("provenance", np.zeros((2, 2), np.uint8), "U8")),
+     r"provenance: found uint8 \[2, 2\]"),
+    ("provenance in 16 bits", lambda: codec(with_array("provenance", np.zeros(2, "<u2"), "U16")), "provenance: found uint16"),
+    ("no tables", lambda: codec(lambda arrays: arrays.pop("prior")), "found tensors transform.1; wanted prior"),
     ("a tensor too many", lambda: codec(with_array("secret", np.zeros(3, np.uint8), "U8")), "secret"),
     ("floats where integers belong", lambda: codec(with_array("transform.1", np.eye(9, dtype="<f4") * np.nan, "F32")),
      "dtype F32"),
-    ("widths of rank 100", lambda: codec(with_shape("prior.width", (1,) * 99 + (2 * TABLE_LEVELS,))), "shape"),
+    ("tables of rank 61", lambda: codec(with_array("prior", np.zeros((1,) * 60 + (8,), np.uint8), "U8")), "shape"),
     ("an empty array of 2^63 columns", lambda: codec(with_array_claim("transform.2", (0, 1 << 63))), "shape"),
-    ("widths of one axis", lambda: codec(with_shape("prior.width", (2 * TABLE_LEVELS,))), "prior.width: found uint8"),
-    ("widths of other levels", lambda: codec(with_shape("prior.width", (4, TABLE_LEVELS // 2))), "prior.width: found uint8"),
-    ("frequencies of two axes", lambda: codec(_square_frequencies), "uint16, one axis"),
-    ("frequencies as bytes", lambda: codec(_frequencies_as_bytes), "prior.freq: found uint8"),
-    ("fewer frequencies than the widths ask for", lambda: codec(with_width(0, 126)), "numbers; wanted"),
-    ("more frequencies than the widths ask for", lambda: codec(with_width(70, 0)), "numbers; wanted"),
-    ("widths too large for a byte of symbols", lambda: codec(_widest_tables), "half width 255"),
-    ("a table that does not sum up", lambda: codec(with_frequency(0, 9)), "sum .*wanted sum 16384"),
-    ("a table that sums up past 16 bits", lambda: codec(with_frequency(0, 65535)), "wanted sum 16384"),
-    ("a frequency of zero", lambda: codec(_zero_frequency), "least 0"),
+    ("tables of two axes", lambda: codec(with_array("prior", np.zeros((2, 2), np.uint8), "U8")), "prior: found uint8"),
+    ("tables in 16 bits", lambda: codec(with_array("prior", np.zeros(64, "<u2"), "U16")), "prior: found uint16"),
+    ("tables that are not packed", lambda: codec(with_array("prior", np.zeros(64, np.uint8), "U8")), "prior: found a damaged"),
+    ("tables that claim 2^62 bytes", lambda: codec(with_array("prior", bomb(1 << 62), "U8")), "at most 133121 bytes"),
+    ("tables that claim 133,121 bytes", lambda: codec(with_array("prior", bomb(133_121), "U8")), "prior: found"),
+    ("tables of 64 MB in 6 KB", lambda: codec(with_array("prior", frame(bytes(64 << 20)), "U8")), "at most 133121 bytes"),
+    ("no bytes of tables", lambda: codec(with_array("prior", frame(b""), "U8")), "0 bytes for 0 shapes"),
+    ("no shapes", lambda: codec(_set(0, 0)), "for 0 shapes"),
+    ("more shapes than there are", lambda: codec(_set(0, 255)), "for 255 shapes"),
+    ("fewer numbers than the widths ask for", lambda: codec(_tables(lambda content: content.pop())), "bytes of numbers"),
+    ("more numbers than the widths ask for", lambda: codec(_tables(lambda content: content.append(0))), "bytes of numbers"),
+    ("wider tables than there are numbers for", lambda: codec(_set(_FIRST - 1, 9)), "bytes of numbers; wanted"),
+    ("widths too large for a byte of symbols", lambda: codec(_set(1, 200)), "half width 2"),
+    ("32 shapes of widest tables", lambda: codec(_widest(32, 32 * 2 * 127 * TABLE_LEVELS)), "at most 133121"),
+    ("widths that ask for 1 MB", lambda: codec(_widest(32, 0)), "520192 numbers; wanted at most 65536"),
+    ("one wide table in each of 32 shapes", lambda: codec(_wide_once), "level 63: found a frequency below 1"),
+    ("numbers that are all as large as can be", lambda: codec(_same_numbers(254, 255)), "level 0: found a frequency below 1"),
+    ("numbers that are all as small as can be", lambda: codec(_same_numbers(255, 255)), "level 0: found a frequency below 1"),
+    ("an odd escape", lambda: codec(_set(_FIRST + 1, 2)), "mine.safetensors, prior, shape 0, level 0: .* sum"),
+    ("an escape of zero", lambda: codec(_set(_FIRST, 3)), "shape 0, level 0: found a frequency below 1"),
     ("a transform of no size", lambda: codec(with_shape("transform.1", (81,))), "transform.1: found int16"),
     ("a transform that is not square", lambda: codec(with_shape("transform.1", (3, 27))), "transform.1: found int16"),
     ("a transform of 100 x 100", lambda: codec(with_array("transform.1", _basis(100), "I16")), r"\(100, 100\)"),
@@ -144,26 +194,7 @@ def with_array_claim(name: str, shape: tuple[int, ...]) -> Callable[[Arrays], ob
     return lambda arrays: arrays.update({name: ("I16", shape, b"")})
 
 
-def _square_frequencies(arrays: Arrays) -> None:
-    dtype, (size,), raw = arrays["prior.freq"]
-    arrays["prior.freq"] = (dtype, (1, size), raw)
-
-
-def _frequencies_as_bytes(arrays: Arrays) -> None:
-    _, (size,), raw = arrays["prior.freq"]
-    arrays["prior.freq"] = ("U8", (2 * size,), raw)
-
-
-def _zero_frequency(arrays: Arrays) -> None:
-    """What a zero lacks in the first table goes to its neighbour: the sum is right."""
-    dtype, shape, raw = arrays["prior.freq"]
-    numbers = np.frombuffer(raw, "<u2").copy()
-    numbers[0] += 2 * numbers[1]  # symbols k = 1 and -1 share one number
-    numbers[1] = 0
-    arrays["prior.freq"] = (dtype, shape, numbers.tobytes())
-
-
-# A sound codec takes 5 MB: the tables of all levels, expanded.
+# The gaps of 32 shapes with one wide table each take 10 MB; all tables of a sound codec, once expanded, 5 MB.
 CASES = [Case(name, make, read, words, memory=16 * MEGABYTE) for name, make, words in _ROWS]
 CASES += [
     Case("a newer version", lambda: _about(version=2), read, "codec version 2", VersionError),

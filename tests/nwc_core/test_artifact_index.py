@@ -94,7 +94,7 @@ LIES: list[tuple[str, int, dict[str, Any]]] = [
     ("offset", 1, {"offset": ROWS[0].offset}),
     ("side_nbytes", 0, {"side_nbytes": -1}),
     ("side_nbytes", 0, {"side_nbytes": 1 << 20}),
-    ("mse", 0, {"mse": 0.5}),
+    ("mse", 5, {"mse": 0.5}),
     ("mse", 0, {"coder": "nwc", "mse": float("nan")}),
     ("mse", 0, {"coder": "nwc", "mse": -1.0}),
     ("row 0.*stop", 1, {"tensor": "other"}),

@@ -19,7 +19,10 @@ from nwc_core.wire import ByteReader
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = json.loads((FOLDER / "decoded.json").read_text())
-CODEC_SHA256 = "ba3abd6421eecda76df21075fe792b8e6d9818ce5c52db2b7b2c77fb6ea0bebf"
+CODEC_SHA256 = "0f12f2b1c5a6730978948a41cf18010f73d65193ebac121e80055ed7a414ece1"
+ARRAYS_SHA256 = (
+    "bad08a7dd11c6f20efb070f0fc3a035271a259ec4522830c96e6067c20ce6cb1"  # half widths, frequencies, transform
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,10 @@ def test_the_codec_file_reads_and_writes_as_it_did(codec: Codec) -> None:
     assert hashlib.sha256(data).hexdigest() == CODEC_SHA256
     assert codec.to_bytes() == data
     assert codec.digest == CODEC_SHA256
+    held = hashlib.sha256()
+    for array in (codec.prior.half_width, codec.prior.halves, *codec.transforms):
+        held.update(array.tobytes())
+    assert held.hexdigest() == ARRAYS_SHA256
 
 
 def test_every_file_has_its_digest() -> None:

@@ -106,7 +106,7 @@ def test_a_file_larger_than_any() -> None:
     with pytest.raises(FormatError, match="at most 8388608"):
         build_codec_file("nwc-paper", {}, {"analysis.block": halves(8, 1024, 1024)})
     with pytest.raises(FormatError, match="at most 131072"):
-        build_codec_file("nwc", {}, {"prior.freq": np.zeros(MAX_CODEC_BYTES, np.uint16)})
+        build_codec_file("nwc", {}, {"prior": np.zeros(MAX_CODEC_BYTES, np.uint8)})
 
 
 def test_metadata_names_the_architecture_unless_it_is_the_default_one() -> None:

@@ -121,8 +121,8 @@ def make_cnn(folder):
     return folder
 
 
-def artifact_of(source, destination, bits=16.0):
-    """Compress in this process, without Ray; most of the bits of so small a model are the codec's."""
+def artifact_of(source, destination, bits=11.6):
+    """Compress in this process, without Ray; many bits of so small a model are index, vectors and codec."""
 
     def run(function, jobs, *, shared, **bounds):
         for job in jobs:

@@ -17,7 +17,7 @@ from nwc_core.errors import UsageError
 from nwc_infra.cluster import RayCluster
 from nwc_infra.scheduler import Outcome
 from nwc_workflows import compress as compressing
-from nwc_workflows.bench.models import prepare_bench
+from nwc_workflows.bench.models_preparation import prepare_bench
 from nwc_workflows.bench.rivals import nwc as ours
 from nwc_workflows.bench.rivals import rival as rival_module
 from nwc_workflows.bench.rivals.calibration import Calibration
@@ -39,7 +39,7 @@ class Invented:
     name: str = "invented"
     setting: str = "any"
     packages: tuple = ()
-    calibrated: bool = False
+    needs: object = None
 
     def reason_missing(self):
         return None
@@ -166,7 +166,7 @@ def test_a_method_that_fails_does_not_stop_the_others(llama, data):
 
 
 def test_a_method_that_calibrates_needs_data(llama, data):
-    rival = Invented(lambda subject: subject.with_rest({}), calibrated=True)
+    rival = Invented(lambda subject: subject.with_rest({}), needs="data")
     assert bench(llama, data[0], [rival]).left_out[0].reason == "needs --calibration-data"
     assert "none of" in bench(llama, data[0], [rival], calibration=data[1]).left_out[0].reason
 

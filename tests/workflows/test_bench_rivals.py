@@ -8,7 +8,7 @@ import torch
 from evaluation_models import make_bert, make_llama, text
 
 from nwc_core.errors import UsageError
-from nwc_workflows.bench.models import prepare_bench
+from nwc_workflows.bench.models_preparation import prepare_bench
 from nwc_workflows.bench.rivals.gguf import Gguf
 from nwc_workflows.bench.rivals.gptq import Gptq
 from nwc_workflows.bench.rivals.hqq import Hqq

@@ -182,9 +182,9 @@ def test_again_does_nothing(artifact, model, codec, small_tasks, no_ray):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"bits": 12.0}, "bits: there 10.0, here 12.0"),
+        ({"bits": 12.0}, f"bits: there {BITS}, here 12.0"),
         ({"preset": "fast"}, "preset: there default, here fast"),
-        ({"bits": 12.0, "preset": "fast"}, "bits: there 10.0, here 12.0; preset: there default, here fast"),
+        ({"bits": 12.0, "preset": "fast"}, f"bits: there {BITS}, here 12.0; preset: there default, here fast"),
     ],
 )
 def test_other_options_touch_nothing(artifact, model, codec, small_tasks, no_ray, options, reason):

@@ -12,7 +12,7 @@ from evaluation_models import FACTORY, make_bert, make_cnn, make_llama, text
 
 import nwc_core as nwc_library
 from nwc_core.store import open_store
-from nwc_workflows import blocks, trials
+from nwc_workflows import blocks, scratch, trials
 from nwc_workflows.evaluate import EvaluateOptions, prepare
 from nwc_workflows.evaluation.stored import open_model
 
@@ -27,13 +27,13 @@ def own_folder_for_trials(tmp_path, monkeypatch):
     """Where trials lie, so that a test can see that nothing of them stays."""
     place = tmp_path / "temporary"
     place.mkdir()
-    monkeypatch.setattr(trials, "TemporaryDirectory", lambda prefix: _Temporary(prefix=prefix, dir=place))
+    monkeypatch.setattr(scratch, "TemporaryDirectory", lambda prefix: _Temporary(prefix=prefix, dir=place))
     monkeypatch.setattr(blocks, "MIN_TASK_WEIGHTS", 1 << 13)
     yield place
     assert list(place.iterdir()) == []
 
 
-_Temporary = trials.TemporaryDirectory
+_Temporary = scratch.TemporaryDirectory
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +165,13 @@ def test_a_gate_goes_with_most_bytes(compress, tmp_path):
 
 def test_a_scratch_place_is_used_and_emptied(compress, tmp_path, monkeypatch):
     seen = []
-    publish = trials._publish
+    publish = trials.publish
 
     def watch(made, plan, destination):
         seen.append(made.store.uri)
         return publish(made, plan, destination)
 
-    monkeypatch.setattr(trials, "_publish", watch)
+    monkeypatch.setattr(trials, "publish", watch)
     assert compress("--bits", 12, "--gate", "kl=5", "--scratch", tmp_path / "scratch")[0] == 0
     assert seen[0].startswith(f"file://{tmp_path}/scratch/nwc-")
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []
@@ -282,14 +282,14 @@ def test_the_calibrations_own_data_is_refused(llama, data, nwc, tmp_path):
 
 def test_the_faster_of_two_runs_wins(compress, llama, tmp_path, monkeypatch):
     """Another artifact appears while trials are under way."""
-    commit = trials.commit
+    commit = scratch.commit
 
     def late(store, manifest):
         other = manifest.model_copy(update={"fingerprint": "0" * 64})
         store.create("manifest.json", other.to_bytes())
         return commit(store, manifest)
 
-    monkeypatch.setattr(trials, "commit", late)
+    monkeypatch.setattr(scratch, "commit", late)
     code, _, err = compress("--bits", 12, "--gate", "kl=5")
     assert code == 1
     assert "the destination holds a different artifact" in err

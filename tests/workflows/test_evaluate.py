@@ -37,7 +37,7 @@ def llama(tmp_path_factory):
 def cnn(tmp_path_factory):
     """(checkpoint, artifact) of a network for --factory. Shared: not to be changed."""
     folder = tmp_path_factory.mktemp("cnn")
-    return make_cnn(folder / "model"), artifact_of(folder / "model", folder / "model.nwc", bits=600)
+    return make_cnn(folder / "model"), artifact_of(folder / "model", folder / "model.nwc", bits=330)
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_an_unknown_codec(source, failing, tmp_path):
             lambda data: data.replace(rb"\"version\":1", rb"\"version\":7"),
             "found codec version 7; wanted at most 1; a newer",
         ),
-        (lambda data: data[:-1], "tensor 'prior.width': found bytes up to"),
+        (lambda data: data[:-1], "tensor 'provenance': found bytes up to"),
         (lambda data: b"no codec at all", "found "),
         (lambda data: b"", "found 0 bytes"),
     ],

@@ -93,12 +93,12 @@ def test_a_rate_that_the_lossless_part_alone_exceeds_is_refused_with_the_least_p
 
 
 def test_a_tiny_checkpoint_has_a_rate_too(tmp_path, codec, ray_cluster):
-    """It is mostly codec: the least rate may be far above the weights' own."""
+    """It is mostly codec, index and manifest: the least rate may be above the weights' own."""
     path = save(tmp_path / "m.safetensors", {"w": normal(64, 64)})
     with pytest.raises(UsageError, match="wanted at least") as caught:
         make_plan(path, codec, CompressOptions())
     least = float(str(caught.value).split("at least ")[1].split(":")[0])
-    assert least > 64
+    assert least > 16
     plan = make_plan(path, codec, CompressOptions(bits=least + 4))
     done = compress(plan, open_store(tmp_path / "out"))
     assert done.bits_per_weight == pytest.approx(least + 4, rel=0.03)
@@ -111,7 +111,7 @@ def test_a_checkpoint_without_lossy_tensors_needs_no_rate(tmp_path, codec, ray_c
     done = compress(plan, open_store(tmp_path / "out"))
     assert done.manifest.counts.tensors == len(tensors)
     assert nwc.load(tmp_path / "out").keys() == tensors.keys()
-    assert describe(plan)["predicted_bytes"] == pytest.approx(done.weight_nbytes, rel=0.05)
+    assert describe(plan)["predicted_bytes"] == pytest.approx(done.weight_nbytes, abs=400)  # of the manifest
 
 
 def test_sizes_and_rates_come_true_on_a_real_model(minilm_run):

@@ -7,25 +7,23 @@ on the same data by the tasks of `nwc evaluate`. One that fails is left out with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from nwc_core.errors import FormatError, UsageError
+from nwc_workflows.bench.models_judge import Judge
 from nwc_workflows.bench.rivals.calibration import Calibration
 from nwc_workflows.bench.rivals.rival import Quantised, Rival, Scope, Subject, versions
+from nwc_workflows.bench.rivals.statistics import Found, Origin
 from nwc_workflows.bench.rivals.subject import make_subject
-from nwc_workflows.evaluate import EvaluateOptions, Prepared, prepare
+from nwc_workflows.evaluate import Prepared
 from nwc_workflows.evaluation.models import load_model
-from nwc_workflows.evaluation.stored import StoredModel
 from nwc_workflows.evaluation.task import Figures
 
-if TYPE_CHECKING:
-    import torch
-
-_KEPT_NBYTES = 1 << 30  # of the original's outputs on all the data; more are computed anew for each method
 SEED = 0  # of torch's generator, before each method
 
 
@@ -40,7 +38,8 @@ class Point:
         coded_nbytes: of the tensors that it coded, alone.
         coded_weights: elements of these.
         coded: how many they are.
-        seconds: that coding took. A run over the calibration data that methods share counts for the first of them.
+        seconds: that coding took. A run over the calibration data that methods share, `nwc calibrate` included, counts for
+            the first of them.
         figures: of the model with its weights.
         versions: of the packages that did the work.
     """
@@ -83,6 +82,7 @@ class ModelsResults:
         prepared: the evaluation, whose `original` is the model.
         subject: what was coded.
         calibration: description of the calibration data; None if there was none.
+        statistics: fingerprint of the calibration that was given ready-made; None if there was none.
         original: figures of the original by itself; empty where no method ran.
         points: by rising bits.
         left_out: the rest.
@@ -91,6 +91,7 @@ class ModelsResults:
     prepared: Prepared
     subject: Subject
     calibration: dict[str, Any] | None
+    statistics: str | None
     original: Figures
     points: Sequence[Point]
     left_out: Sequence[LeftOut]
@@ -108,12 +109,14 @@ class ModelsBench:
     Attributes:
         prepared: the model and the evaluation.
         calibration: None if no data was given for it.
+        statistics: what `nwc calibrate` makes of the model, or made; None if there is neither that nor data.
         scope: see `Subject`.
         rivals: every method at every setting.
     """
 
     prepared: Prepared
     calibration: Calibration | None
+    statistics: Origin | None
     scope: Scope
     rivals: Sequence[Rival]
 
@@ -126,13 +129,15 @@ class ModelsBench:
         Raises:
             FormatError, IntegrityError: the model is damaged, or its weights are not those that its config asks for.
         """
-        judge, subject = _Judge(self.prepared), self._subject()
+        with TemporaryDirectory(prefix="nwc-") as folder:
+            return self._run(self._subject(Path(folder)), advance)
+
+    def _run(self, subject: Subject, advance: Callable[[float], None]) -> ModelsResults:
+        judge = Judge(self.prepared)
         points: list[Point] = []
         left_out: list[LeftOut] = []
         for rival in self.rivals:
-            reason = rival.reason_missing()
-            if reason is None and rival.calibrated and self.calibration is None:
-                reason = "needs --calibration-data"
+            reason = rival.reason_missing() or self._lacking(rival)
             if reason is None:
                 found = _measure(rival, subject, judge)
                 reason = found if isinstance(found, str) else None
@@ -141,83 +146,29 @@ class ModelsBench:
                 left_out.append(LeftOut(rival.name, rival.setting, reason))
             advance(1)
         described = self.calibration.task.description if self.calibration else None
+        given = self.statistics.calibration.fingerprint if isinstance(self.statistics, Found) else None
         points.sort(key=lambda point: point.bits)
-        return ModelsResults(self.prepared, subject, described, judge.original, points, left_out)
+        # The folder of statistics goes with this run: nobody is to ask for them later.
+        done = replace(subject, calibrate=None)
+        return ModelsResults(self.prepared, done, described, given, judge.original, points, left_out)
 
-    def _subject(self) -> Subject:
+    def _lacking(self, rival: Rival) -> str | None:
+        """What a method needs that was not given."""
+        if rival.needs == "data" and self.calibration is None:
+            return "needs --calibration-data"
+        if rival.needs == "statistics" and self.statistics is None:
+            return "needs --calibration or --calibration-data"
+        return None
+
+    def _subject(self, folder: Path) -> Subject:
         prepared = self.prepared
         stored = prepared.original
         model = load_model(stored, stored, prepared.kind, prepared.factory)
-        return make_subject(stored, model, prepared.kind, self.scope, self.calibration)
+        calibrate = None if self.statistics is None else partial(self.statistics, folder)
+        return make_subject(stored, model, prepared.kind, self.scope, self.calibration, calibrate)
 
 
-def prepare_bench(
-    model: str, options: EvaluateOptions, calibration_data: Path | None, scope: Scope, rivals: Sequence[Rival]
-) -> ModelsBench:
-    """Open the model and read the data.
-
-    Args:
-        model: path or URI of a checkpoint.
-        options: the data to evaluate on, and how.
-        calibration_data: of the same kind, for methods that calibrate.
-
-    Raises:
-        UsageError: the model is compressed already; the two data are one; see also `prepare`.
-    """
-    prepared = prepare(model, (), options)
-    original = prepared.original
-    if original.fingerprint is not None:
-        raise UsageError(
-            f"{original.uri}: found an artifact, compressed already; wanted the checkpoint that it was made of"
-        )
-    if calibration_data is None:
-        return ModelsBench(prepared, None, scope, rivals)
-    # Texts one at a time: no layer of an encoder sees padding, which would count as data.
-    batch = 1 if prepared.kind == "encoder" else None
-    other = prepare(model, (), replace(options, data=calibration_data, max_items=None, max_tokens=None, batch=batch))
-    if other.task.description["sha256"] == prepared.task.description["sha256"]:
-        raise UsageError(f"--calibration-data: found the data of --data, {options.data}; wanted other data")
-    load = partial(load_model, original, original, prepared.kind, prepared.factory)
-    return ModelsBench(prepared, Calibration(other.task, load), scope, rivals)
-
-
-class _Judge:
-    """Compares models with the original, whose outputs are kept if they are small enough."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
-        self._kept: list[torch.Tensor] | None = None
-        self.original: Figures = {}
-
-    def figures(self, candidate: StoredModel) -> Figures:
-        """Raises FormatError: the candidate's weights are not those of the model."""
-        task = self._prepared.task
-        found = task.compare(self._before(), task.outputs(self._load(candidate), _ignore))
-        self.original = found.original
-        return found.compressed
-
-    def _before(self) -> Iterator[torch.Tensor]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        task, nbytes = self._prepared.task, 0
-        kept: list[torch.Tensor] = []
-        for output in task.outputs(self._load(self._prepared.original), _ignore):
-            nbytes += output.nbytes
-            small = task.keeps_outputs or nbytes <= _KEPT_NBYTES
-            kept = [*kept, output] if small else []
-            yield output
-        self._kept = kept or None
-
-    def _load(self, stored: StoredModel) -> torch.nn.Module:
-        return load_model(stored, self._prepared.original, self._prepared.kind, self._prepared.factory)
-
-
-def _ignore(amount: float) -> None:
-    """The benchmark counts whole methods."""
-
-
-def _measure(rival: Rival, subject: Subject, judge: _Judge) -> Point | str:
+def _measure(rival: Rival, subject: Subject, judge: Judge) -> Point | str:
     """A method's point, or why there is none."""
     import torch
 

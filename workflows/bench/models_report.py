@@ -47,6 +47,7 @@ def as_data(results: ModelsResults) -> dict[str, Any]:
         "scope_bytes": results.original_nbytes,
         "linears": [linear.name for linear in results.subject.linears],
         "calibration": results.calibration,
+        "calibration_fingerprint": results.statistics,
         "seed": SEED,
         "points": [
             {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nwc_workflows.compress import CompressResult
     from nwc_workflows.plan import Plan
     from nwc_workflows.quality import Meter
+    from nwc_workflows.recovery.recover import Recovered, Recovery
     from nwc_workflows.targets import Target
     from nwc_workflows.trials import Trial
 
@@ -66,28 +67,38 @@ def compress(
 
     options = chosen_options(bits, max_bytes, quality, preset, gate)
     weighing = open_calibration(calibration)
-    meter = _open_meter(source, options.quality or options.gate, measuring, weighing)
-    plan = make_plan(source, Codec.load(codec), options, weighing, meter.description if meter else None)
+    tuning = {name: measuring.pop(name) for name in ("recover", "recover_data", "recover_steps")}
+    meter = _open_meter(source, options.quality or options.gate, measuring.pop("quality_data"), measuring, weighing)
+    recovery = _open_recovery(source, tuning, measuring, meter)
+    described = {**(meter.description if meter else {}), **(recovery.description if recovery else {})}
+    plan = make_plan(source, Codec.load(codec), options, weighing, described)
+    if recovery is not None:
+        plan = recovery.reserve(plan)
     _say_plan(output, plan)
     store = open_store(destination, "destination")
     output.note(
         f"{len(plan.tasks)} tasks; " + (f"connecting to Ray at {address}" if address else "starting a local Ray")
     )
     trials: tuple[Trial, ...] = ()
+    recovered: Recovered | None = None
+    where: dict[str, Any] = {"address": address, "workers": workers}
     if meter is not None:
-        done, trials = _on_trial(output, plan, store, meter, scratch=scratch, address=address, workers=workers)
+        done, trials, recovered = _on_trial(output, plan, store, meter, recovery, scratch=scratch, **where)
+    elif recovery is not None:
+        from nwc_workflows.recovery.on_trial import compress_and_recover
+
+        done, recovered = compress_and_recover(plan, store, recovery, show=output.progress, scratch=scratch, **where)
     else:
         with output.progress(work(plan), "compress") as progress:
-            done = run(plan, store, address=address, workers=workers, on_progress=progress.advance)
-    _say_done(output, plan, store, done, trials)
+            done = run(plan, store, on_progress=progress.advance, **where)
+    _say_done(output, plan, store, done, trials, recovered)
 
 
 def _open_meter(
-    source: str, target: Target | None, measuring: dict[str, Any], calibration: Calibration | None
+    source: str, target: Target | None, data: str | None, measuring: dict[str, Any], calibration: Calibration | None
 ) -> Meter | None:
     from nwc_core.errors import UsageError
 
-    data = measuring.pop("quality_data")
     if target is None:
         if data is not None:
             raise UsageError("--quality-data: found it without --quality and --gate; wanted one of them, too")
@@ -98,6 +109,27 @@ def _open_meter(
     from nwc_workflows.quality import open_meter
 
     return open_meter(source, target, EvaluateOptions(data=Path(data), **measuring), calibration)
+
+
+def _open_recovery(
+    source: str, tuning: dict[str, Any], measuring: dict[str, Any], meter: Meter | None
+) -> Recovery | None:
+    from nwc_core.errors import UsageError
+
+    minutes, data, steps = tuning["recover"], tuning["recover_data"], tuning["recover_steps"]
+    if minutes is None:
+        if data is not None or steps is not None:
+            option = "--recover-data" if data is not None else "--recover-steps"
+            raise UsageError(f"{option}: found it without --recover; wanted that, too")
+        return None
+    if data is None:
+        raise UsageError("--recover: found no --recover-data; wanted data to tune on")
+    from nwc_workflows.evaluate import EvaluateOptions
+    from nwc_workflows.recovery.recover import open_recovery
+
+    measured_on = meter.prepared.task.description["sha256"] if meter else None
+    options = EvaluateOptions(data=Path(data), **measuring)
+    return open_recovery(source, minutes, options, steps=steps, measured_on=measured_on)
 
 
 def _say_plan(output: Output, plan: Plan) -> None:
@@ -115,8 +147,8 @@ def _say_plan(output: Output, plan: Plan) -> None:
 
 
 def _on_trial(
-    output: Output, plan: Plan, store: Store, meter: Meter, **where: Any
-) -> tuple[CompressResult, tuple[Trial, ...]]:
+    output: Output, plan: Plan, store: Store, meter: Meter, recovery: Recovery | None, **where: Any
+) -> tuple[CompressResult, tuple[Trial, ...], Recovered | None]:
     from nwc_workflows.trials import compress_to_quality
 
     def say(trial: Trial) -> None:
@@ -126,11 +158,18 @@ def _on_trial(
             f"({found.low:.4g} to {found.high:.4g}): {'good enough' if trial.good else 'not good enough'}"
         )
 
-    done = compress_to_quality(plan, store, meter, show=output.progress, on_trial=say, **where)
-    return done.compressed, done.trials
+    done = compress_to_quality(plan, store, meter, show=output.progress, on_trial=say, recovery=recovery, **where)
+    return done.compressed, done.trials, done.recovered
 
 
-def _say_done(output: Output, plan: Plan, store: Store, done: CompressResult, trials: tuple[Trial, ...]) -> None:
+def _say_done(
+    output: Output,
+    plan: Plan,
+    store: Store,
+    done: CompressResult,
+    trials: tuple[Trial, ...],
+    recovered: Recovered | None,
+) -> None:
     counts, job = done.manifest.counts, done.manifest.job
     data: dict[str, Any] = {
         "destination": store.uri,
@@ -152,6 +191,8 @@ def _say_done(output: Output, plan: Plan, store: Store, done: CompressResult, tr
         data["without_statistics"] = list(plan.unreached)
     if trials:
         data["trials"] = [_trial_data(trial) for trial in trials]
+    if recovered is not None:
+        data["recovery"] = _recovery_data(recovered)
     if not done.created:
         output.result(data, f"{store.uri} holds this very artifact already; nothing to do")
         return
@@ -161,6 +202,8 @@ def _say_done(output: Output, plan: Plan, store: Store, done: CompressResult, tr
             f"bits: {done.bits_per_weight:.3f} per weight, where {asked:g} were asked for: some tensors take more at the "
             "coarsest step that still keeps anything of them"
         )
+    if recovered is not None:
+        output.note(_recovery_text(recovered))
     times = done.source_nbytes / done.weight_nbytes
     smaller = f"{times:.2f} times smaller" if times >= 1 else f"{1 / times:.2f} times larger"
     output.result(
@@ -168,6 +211,29 @@ def _say_done(output: Output, plan: Plan, store: Store, done: CompressResult, tr
         f"{store.uri}: {counts.tensors} tensors, {bytes_text(done.source_nbytes)} -> {bytes_text(done.weight_nbytes)}, "
         f"{smaller}, {done.bits_per_weight:.3f} bits per weight, "
         f"{duration_text(done.seconds)}; and {bytes_text(done.carried_nbytes)} of other files",
+    )
+
+
+def _recovery_data(recovered: Recovered) -> dict[str, Any]:
+    return {
+        "tuned": list(recovered.tensors),
+        "unit": recovered.unit,
+        "before": recovered.before,
+        "after": recovered.after,
+        "gain": recovered.gain,
+        "steps": recovered.steps,
+    }
+
+
+def _recovery_text(recovered: Recovered) -> str:
+    if not recovered.tensors:
+        return (
+            f"recovery: nothing gained in {recovered.steps} steps; {recovered.unit}, on data held out: "
+            f"{recovered.before:.4g}; all tensors stay as they were"
+        )
+    return (
+        f"recovery: {len(recovered.tensors)} tensors tuned in {recovered.steps} steps; {recovered.unit}, on data held out: "
+        f"{recovered.before:.4g} -> {recovered.after:.4g} ({100 * recovered.gain:.1f} % less)"
     )
 
 

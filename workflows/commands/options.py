@@ -114,6 +114,27 @@ quality_options = _all_of(
         metavar="PATH",
         help="What --quality and --gate are measured on, as nwc evaluate reads it; not what the model was calibrated on.",
     ),
+    click.option(
+        "--recover",
+        type=click.FloatRange(min=0, min_open=True),
+        default=None,
+        metavar="MINUTES",
+        help="Tune what is stored without loss (norms, biases) for so long that the output comes closer to the original's; "
+        "with --quality, every artifact on trial. How far that gets depends on the machine: two runs may differ.",
+    ),
+    click.option(
+        "--recover-data",
+        default=None,
+        metavar="PATH",
+        help="What --recover tunes on, as nwc evaluate reads it; calibration data will do, --quality-data will not.",
+    ),
+    click.option(
+        "--recover-steps",
+        type=click.IntRange(1),
+        default=None,
+        metavar="N",
+        help="With --recover: at most N steps; given time for all of them, runs on one machine do not differ.",
+    ),
     model_options(),
     click.option(
         "--scratch",

@@ -17,7 +17,8 @@ _MAX_THREADS = 8  # each holds a payload and a decoded block, some 100 MB
 def verify(output: Output, artifact: str, source: str | None) -> int:
     """Check every digest of ARTIFACT and decode every tensor.
 
-    With --source, also that lossless tensors equal the source's bit for bit and that the recorded errors are true.
+    With --source, also that lossless tensors equal the source's bit for bit, or differ as recorded where they were tuned
+    after compression, and that the recorded errors are true.
     """
     import nwc_core as nwc
     from nwc_core.artifact.fetch import available_cores
@@ -33,16 +34,25 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
             problems = run(
                 opened, checkpoint, threads=min(available_cores(), _MAX_THREADS), on_progress=progress.advance
             )
+        tuned = list(dict.fromkeys(row.tensor for row in opened.index if row.tuned))
         data = {
             "artifact": opened.store.uri,
             "ok": not problems,
             "tensors": manifest.counts.tensors,
             "blocks": manifest.counts.blocks,
             "compared_with_source": source is not None,
+            "tuned": tuned,
             "problems": [{"where": problem.where, "message": str(problem.error)} for problem in problems],
         }
     for problem in problems:
         output.note(f"{name_text(problem.where)}: {problem.error}")
+    if tuned:
+        shown = ", ".join(map(name_text, tuned[:3])) + (" ..." if len(tuned) > 3 else "")
+        output.note(
+            f"{len(tuned)} tensors ({shown}) were tuned after compression: they differ from the source as much as recorded"
+            if source
+            else f"{len(tuned)} tensors ({shown}) were tuned after compression: they are not the source's"
+        )
     compared = " and agree with the source" if source else ""
     output.result(
         data,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nwc_core.errors import UsageError
 from nwc_workflows.bench.rivals.gguf_file import read_tensors, tensor_names, write_model
-from nwc_workflows.bench.rivals.rival import Coded, Quantised, Subject, close_to, missing
+from nwc_workflows.bench.rivals.rival import Coded, Need, Quantised, Subject, close_to, missing
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,10 @@ class Gguf:
     @property
     def setting(self) -> str:
         return self.type
+
+    @property
+    def needs(self) -> Need:
+        return "data" if self.calibrated else None
 
     def reason_missing(self) -> str | None:
         return missing("rivals-gguf", "llama_cpp", "gguf")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nwc_core.errors import UsageError
-from nwc_workflows.bench.rivals.rival import Coded, Quantised, Subject, close_to
+from nwc_workflows.bench.rivals.rival import Coded, Need, Quantised, Subject, close_to
 from nwc_workflows.evaluation.encoders import EncoderTask
 from nwc_workflows.evaluation.language import LanguageTask
 
@@ -34,7 +34,7 @@ class Gptq:
     group: int
     name: str = "gptq"
     packages: tuple[str, ...] = ()
-    calibrated: bool = True
+    needs: Need = "data"
 
     @property
     def setting(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nwc_workflows.bench.rivals.rival import Quantised, Subject, close_to, missing
+from nwc_workflows.bench.rivals.rival import Need, Quantised, Subject, close_to, missing
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class Hqq:
     group: int
     name: str = "hqq"
     packages: tuple[str, ...] = ("hqq", "torch")
-    calibrated: bool = False
+    needs: Need = None
 
     @property
     def setting(self) -> str:

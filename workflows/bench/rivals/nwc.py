@@ -1,4 +1,4 @@
-"""This package: a whole compression into a temporary artifact, whose bytes are counted. No calibration."""
+"""This package: a whole compression into a temporary artifact, whose bytes are counted; with a calibration and without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from nwc_core.artifact.reader import Artifact
 from nwc_core.codec import Codec
 from nwc_core.store import open_store
-from nwc_workflows.bench.rivals.rival import Coded, Quantised, Subject
+from nwc_workflows.bench.rivals.rival import Coded, Need, Quantised, Subject
+from nwc_workflows.bench.rivals.statistics import cut_statistics
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
 
@@ -18,7 +19,7 @@ _ANY = 1e9  # bits per weight that no codec file exceeds: a plan refuses a rate 
 
 
 @dataclass(frozen=True)
-class DataFree:
+class Compression:
     """A shipped codec, as `nwc compress` uses it.
 
     Attributes:
@@ -27,14 +28,15 @@ class DataFree:
         bits: per weight.
         of_coded: `bits` are those of the coded tensors alone, whatever the whole artifact takes: for a codec file that is
             larger than many a model. In the scope "linears" they always are.
+        needs: "statistics" to compress with a calibration.
     """
 
     name: str
     codec: str
     bits: float
     of_coded: bool = False
+    needs: Need = None
     packages: tuple[str, ...] = ("nwc",)
-    calibrated: bool = False
 
     @property
     def setting(self) -> str:
@@ -47,11 +49,14 @@ class DataFree:
         from safetensors.torch import save_file
 
         names = subject.state if subject.scope == "whole" else subject.matrices
+        state = {name: subject.state[name].contiguous() for name in names}
+        calibration = cut_statistics(subject.statistics, state) if self.needs else None
         of_coded = self.of_coded or subject.scope == "linears"
+        options = CompressOptions(bits=_ANY if of_coded else self.bits)
         with TemporaryDirectory(prefix="nwc-") as folder:
             source = Path(folder, "model.safetensors")
-            save_file({name: subject.state[name].contiguous() for name in names}, source)
-            plan = make_plan(source, Codec.load(self.codec), CompressOptions(bits=_ANY if of_coded else self.bits))
+            save_file(state, source)
+            plan = make_plan(source, Codec.load(self.codec), options, calibration)
             if of_coded:
                 plan = replace(plan, bits=self.bits)
             written = compress(plan, open_store(Path(folder, "artifact")))
@@ -66,7 +71,13 @@ def _quantised(artifact: Artifact, lossy: set[str], nbytes: int) -> Quantised:
     return Quantised(coded, nbytes - sum(sizes.values()))
 
 
-def rivals(rates: Sequence[float]) -> list[DataFree]:
-    """Ours, and the published codec."""
-    ours = [DataFree("nwc", "default", rate) for rate in rates]
-    return [*ours, *(DataFree("nwc-paper", "nwc-paper", rate, of_coded=True) for rate in rates)]
+def rivals(rates: Sequence[float]) -> list[Compression]:
+    """Ours, and the published codec, both with a calibration and without."""
+    ways: list[tuple[str, Need]] = [("-calibrated", "statistics"), ("", None)]
+    ours = [Compression(f"nwc{suffix}", "default", rate, needs=needs) for suffix, needs in ways for rate in rates]
+    published = [
+        Compression(f"nwc-paper{suffix}", "nwc-paper", rate, of_coded=True, needs=needs)
+        for suffix, needs in ways
+        for rate in rates
+    ]
+    return [*ours, *published]

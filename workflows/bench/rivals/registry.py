@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nwc_core.errors import UsageError
-from nwc_workflows.bench.rivals import gguf, gptq, hqq, nf4, nwc, rtn, torchao
+from nwc_workflows.bench.rivals import gguf, gptq, hqq, nf4, nwc, rtn, torchao, waterfilling
 from nwc_workflows.bench.rivals.rival import Rival
 
-_FAMILIES = (nwc, rtn, gptq, hqq, nf4, torchao, gguf)
+_FAMILIES = (nwc, waterfilling, rtn, gptq, hqq, nf4, torchao, gguf)
 _ALL_RATES = range(1, 9)  # at which every method has a setting
 
 

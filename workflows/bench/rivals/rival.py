@@ -13,14 +13,18 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from nwc_core.errors import UsageError
 from nwc_workflows.evaluation.stored import StoredModel
 
 if TYPE_CHECKING:
     import torch
 
     from nwc_workflows.bench.rivals.calibration import Calibration
+    from nwc_workflows.calibration.reading import Calibration as Statistics
 
 Scope = Literal["whole", "linears"]
+# What a method can do nothing without: calibration data, or what `nwc calibrate` makes of it.
+Need = Literal["data", "statistics"] | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Subject:
         linears: the linear layers but for the output head.
         head: the output head; None where there is none, where it shares the embedding's weight, or in the scope "linears".
         calibration: data to calibrate on; None if none was given.
+        calibrate: opens or makes what `nwc calibrate` makes of the model; None if there is neither that nor data.
     """
 
     model: StoredModel
@@ -59,6 +64,18 @@ class Subject:
     linears: tuple[Linear, ...]
     head: Linear | None
     calibration: Calibration | None
+    calibrate: Callable[[], Statistics] | None = None
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What `nwc calibrate` makes of the model, made once for all methods.
+
+        Raises:
+            UsageError: there is neither a calibration nor data for one; see also `nwc_workflows.calibrate`.
+        """
+        if self.calibrate is None:
+            raise UsageError("found neither a calibration nor data for one; wanted either")
+        return self.calibrate()
 
     @cached_property
     def mean_squares(self) -> dict[str, torch.Tensor]:
@@ -135,7 +152,7 @@ class Rival(Protocol):
         name: of the method.
         setting: in its own words, such as "4 bits, groups of 64".
         packages: distributions that do the work, for the record of versions.
-        calibrated: it can do nothing without calibration data.
+        needs: what it can do nothing without.
     """
 
     @property
@@ -148,7 +165,7 @@ class Rival(Protocol):
     def packages(self) -> tuple[str, ...]: ...
 
     @property
-    def calibrated(self) -> bool: ...
+    def needs(self) -> Need: ...
 
     def reason_missing(self) -> str | None:
         """Why it cannot run on this machine, and what to do about it; None if it can."""

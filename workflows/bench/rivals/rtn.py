@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nwc_core.matrices import default_layout
-from nwc_workflows.bench.rivals.rival import Coded, Quantised, Subject
+from nwc_workflows.bench.rivals.rival import Coded, Need, Quantised, Subject
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class RoundToNearest:
     group: int
     name: str = "rtn"
     packages: tuple[str, ...] = ("nwc",)
-    calibrated: bool = False
+    needs: Need = None
 
     @property
     def setting(self) -> str:

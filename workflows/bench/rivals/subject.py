@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nwc_core.codec import lossy_candidate
@@ -16,15 +16,23 @@ from nwc_workflows.evaluation.stored import StoredModel
 if TYPE_CHECKING:
     import torch
 
+    from nwc_workflows.calibration.reading import Calibration as Statistics
+
 
 def make_subject(
-    stored: StoredModel, model: torch.nn.Module, kind: Kind, scope: Scope, calibration: Calibration | None
+    stored: StoredModel,
+    model: torch.nn.Module,
+    kind: Kind,
+    scope: Scope,
+    calibration: Calibration | None,
+    calibrate: Callable[[], Statistics] | None = None,
 ) -> Subject:
     """A model as methods see it.
 
     Args:
         stored: a checkpoint.
         model: the same, loaded.
+        calibration, calibrate: see `Subject`.
 
     Raises:
         UsageError: the scope is "linears", and there are no linear layers to code.
@@ -38,9 +46,10 @@ def make_subject(
         linears = tuple(linear for linear in linears if not (kind == "encoder" and linear.module.startswith("pooler.")))
         if not linears:
             raise UsageError(f"--scope linears: {stored.uri} has no linear layers; wanted --scope whole")
-        return Subject(stored, state, scope, tuple(linear.name for linear in linears), linears, None, calibration)
+        matrices = tuple(linear.name for linear in linears)
+        return Subject(stored, state, scope, matrices, linears, None, calibration, calibrate)
     matrices = tuple(name for name, t in state.items() if lossy_candidate(from_torch(t.dtype).name, tuple(t.shape)))
-    return Subject(stored, state, scope, matrices, linears, output, calibration)
+    return Subject(stored, state, scope, matrices, linears, output, calibration, calibrate)
 
 
 def _linears(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Iterator[Linear]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nwc_workflows.bench.rivals.rival import Quantised, Subject, close_to, missing
+from nwc_workflows.bench.rivals.rival import Need, Quantised, Subject, close_to, missing
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class TorchAo:
     group: int | None
     name: str = "torchao"
     packages: tuple[str, ...] = ("torchao", "torch")
-    calibrated: bool = False
+    needs: Need = None
 
     @property
     def setting(self) -> str:
