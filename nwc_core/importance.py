@@ -128,7 +128,11 @@ def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DA
     Raises:
         UsageError: not positive semi-definite, by far.
     """
-    h = hessian.astype(np.float32) if hessian.any() else np.eye(len(hessian), dtype=np.float32)  # of inputs always zero
+    mean = np.float32(np.diagonal(hessian).mean(dtype=np.float64))
+    if mean > 0:
+        h = hessian / mean  # far from the ends of float32
+    else:  # of inputs that never were anything but zero
+        h, mean = hessian + np.eye(len(hessian), dtype=np.float32), np.float32(1)
     diagonal = np.einsum("ii->i", h)
     ridge = damping * float(diagonal.mean())
     diagonal += np.float32(ridge)
@@ -141,7 +145,8 @@ def factorise(hessian: npt.NDArray[np.float32], bits: float, damping: float = DA
         scale = np.diagonal(root).copy()
         # The diagonal of H^-1, times d, is the variance of errors in units of the distortion.
         errors = np.square(scale) * np.einsum("ij,ij->j", inverse, inverse)
-    return Factor(root / scale, np.square(scale, dtype=np.float64), np.maximum(errors.astype(np.float64) - 1, 0))
+    weights = np.square(scale, dtype=np.float64) * float(mean)
+    return Factor(root / scale, weights, np.maximum(errors.astype(np.float64) - 1, 0))
 
 
 def exponents(weights: npt.NDArray[np.float64], reach: int = MAX_STEP_RANGE // 2) -> npt.NDArray[np.int32]:

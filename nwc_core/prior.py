@@ -161,9 +161,9 @@ class Prior:
         """
         size = 2 * int((self.half_width.astype(np.int64) + 2).sum())
         if self.halves.size != size:
-            raise FormatError("codec, prior.freq", f"{self.halves.size} numbers", f"{size} for these half widths")
+            raise FormatError("codec, prior", f"{self.halves.size} numbers", f"{size} for these half widths")
         if int(self.half_width.max(initial=0)) > MAX_HALF_WIDTH:
-            raise FormatError("codec, prior.width", f"half width {self.half_width.max()}", f"at most {MAX_HALF_WIDTH}")
+            raise FormatError("codec, prior", f"half width {self.half_width.max()}", f"at most {MAX_HALF_WIDTH}")
         at, out = 0, []
         for shape in range(self.shapes):
             freq = np.zeros((2 * TABLE_LEVELS, 256), np.uint32)
@@ -175,7 +175,7 @@ class Prior:
                     full = np.concatenate([half[::-1] if q else half[:0:-1], half, self.halves[at + width + 1 :][:1]])
                     table, at = 2 * level + q, at + width + 2
                     if int(full.sum(dtype=np.int64)) != TOTAL or full.min() == 0:
-                        name = f"codec, prior.freq, shape {shape}, level {level}, q {q}"
+                        name = f"codec, prior, shape {shape}, level {level}, q {q}"
                         raise FormatError(
                             name, f"sum {full.sum(dtype=np.int64)}, least {full.min()}", f"sum {TOTAL}, no zeros"
                         )

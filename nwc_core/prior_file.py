@@ -15,7 +15,7 @@ from nwc_core.prior import MAX_HALF_WIDTH, TABLE_LEVELS, TOTAL, Prior
 from nwc_core.stretch import Integers, Stretch
 from nwc_core.zstd_frame import pack, unpack
 
-# Bounds on what a small frame unpacks to: 36 shapes like those of the default codec have so many numbers.
+# Bounds on what a small frame unpacks to: so many shapes like those of the default codec fit.
 MAX_SHAPES, MAX_NUMBERS = 32, 1 << 16
 _MAX_NBYTES = 1 + MAX_SHAPES * TABLE_LEVELS + 2 * MAX_NUMBERS
 _FIRST_ESCAPE = 2  # predicted at level 0

@@ -67,8 +67,8 @@ class Problem:
         row_exponent: [m] and
         column_exponent: [n] of these units, in eighths of an octave.
         upper: [n, n] feedback from column to column, see `nwc_core.feedback`; None for none.
-        log2_weight: log2 of the weight of a weight's error times the square of its unit: the mean, from which rounding the
-            exponents leaves single weights a little off.
+        log2_weight: log2 of the weight of a weight's error times the square of its unit, on average: the same for all but
+            for the rounding and the range of the exponents.
         n_states: of the trellis.
         threads: to search segments on; with feedback there is one search.
     """
@@ -235,7 +235,7 @@ def _weighted_problem(
     if parts.weighted_steps:
         row_exponent, column_exponent = exponents(row_weight), exponents(column_weight)
     log2_weight = sum(
-        float((np.log2(weight) + 2 / OCTAVE * exponent).mean())
+        math.log2(float((weight * np.exp2(2 / OCTAVE * exponent)).mean()))
         for weight, exponent in ((row_weight, row_exponent), (column_weight, column_exponent))
     )
     row_unit, column_unit = steps.power(row_exponent), steps.power(column_exponent)

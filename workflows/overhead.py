@@ -41,8 +41,13 @@ def fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: Sequence[Task]) ->
     )
 
 
+def are_measured(lossless: Sequence[Block]) -> bool:
+    """Whether the blocks stored without loss count as what they are coded to; otherwise as what they are."""
+    return sum(block.nbytes for block in lossless) <= _MEASURED_NBYTES
+
+
 def _lossless_nbytes(checkpoint: Checkpoint, blocks: Sequence[Block]) -> int:
-    if sum(block.nbytes for block in blocks) > _MEASURED_NBYTES:
+    if not are_measured(blocks):
         return sum(block.nbytes for block in blocks)
 
     def measure(block: Block) -> int:

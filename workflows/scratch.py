@@ -33,7 +33,9 @@ class Made:
 def check_reachable(scratch: str | None, address: str | None) -> None:
     """A temporary folder is of this machine alone. Raises UsageError if a cluster is to write there."""
     if address is not None and scratch is None:
-        raise UsageError("scratch: found none; wanted a place for trials that all machines of the cluster reach")
+        raise UsageError(
+            "scratch: found none; wanted a place for unfinished artifacts that all machines of the cluster reach"
+        )
 
 
 @contextmanager

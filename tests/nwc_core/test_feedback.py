@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from codec_samples import gaussian, sample_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nwc_core.codec import Codec
 from nwc_core.column_tiles import from_tiles, to_tiles
+from nwc_core.decorrelate import Parts
 from nwc_core.errors import UsageError
 from nwc_core.feedback import search_columns
 from nwc_core.importance import DAMPING, exponents, factorise
+from nwc_core.nwc_coder import NwcCoder
 from nwc_core.prior import LEVEL_ZERO, OCTAVE
 from nwc_core.rans import MAX_LANES
 from nwc_core.trellis import STATES, transitions
@@ -63,9 +68,9 @@ def test_points_follow_the_trellis_down_every_column(n_states: int, m: int) -> N
 
 def test_feedback_reaches_every_later_column() -> None:
     """Targets recomputed from the points: each weight is within the search's reach of its own."""
-    m, n = 64, 150  # more than two blocks of columns
+    m, n = 64, 600  # more than two panels of columns, of many blocks each
     weight = gaussian(m, n).numpy() * 8
-    upper = np.triu(gaussian(n, n, seed=1).numpy() * 0.3, 1)
+    upper = np.triu(gaussian(n, n, seed=1).numpy() * 0.1, 1)
     rows, columns = np.full(m, LEVEL_ZERO + 3 * OCTAVE, np.int32), np.zeros(n, np.int32)
     points = search_columns(weight, rows, columns, 8, CODEC.prior.tables[0], upper).T
     error = weight - points
@@ -168,6 +173,37 @@ def test_dead_inputs_do_no_harm() -> None:
     for given_hessian in (hessian, torch.zeros(64, 64)):
         decoded = CODEC.decode(CODEC.encode(weight, 4.0, hessian=given_hessian))
         assert float((decoded - weight).square().mean()) < float(weight.square().mean())
+
+
+@pytest.mark.parametrize("size", [1e-29, 2e30])
+def test_weights_at_the_ends_of_float32_are_read_back(size: float) -> None:
+    """Steps go far up and down from the middle one, and what no decoder would take must not be written."""
+    weight, rows = gaussian(64, 72) * size, torch.logspace(-3, 3, 64)
+    encoded = CODEC.encode(weight, 4.0, hessian=_hessian(72), rows=rows)
+    decoded = CODEC.decode(encoded)
+    assert float((decoded - weight).abs().max()) < size
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e30])
+def test_the_scale_of_h_changes_nothing(scale: float) -> None:
+    weight, hessian = gaussian(64, 72), _hessian(72)
+    one, other = (CODEC.encode(weight, 4.0, hessian=h) for h in (hessian, hessian * scale))
+    assert torch.equal(CODEC.decode(one), CODEC.decode(other))
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0])
+def test_rate_curves_where_steps_do_not_follow_the_weights(spread: float) -> None:
+    """Because of their range, or because they are told not to."""
+    coder = CODEC.coder
+    assert isinstance(coder, NwcCoder)
+    rows, weight, hessian = torch.logspace(-spread, spread, 256), gaussian(256, 96), _hessian(96, 0.0)
+    for parts in (Parts(), Parts(weighted_steps=False)):
+        codec = Codec.of(replace(coder, parts=parts), {})
+        curve = codec.rate_curve(weight, hessian=hessian, rows=rows)
+        assert curve is not None
+        error = (codec.decode(codec.encode(weight, 4.0, hessian=hessian, rows=rows)) - weight).double()
+        loss = float((rows.double()[:, None] * error * (error @ hessian.double())).sum()) / weight.numel()
+        assert 0.28 * 2 ** curve.log2_theta[15] == pytest.approx(loss, rel=0.4)
 
 
 def test_rate_curves_say_what_encoding_takes() -> None:

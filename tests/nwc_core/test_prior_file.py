@@ -189,7 +189,7 @@ def test_the_pieces_of_these_tests_are_right() -> None:
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (_frame(b""), "0 bytes for 0 shapes"),
+        (_frame(b""), "with a Zstandard frame of 0"),
         (_frame(b"\0"), "1 bytes for 0 shapes"),
         (_frame(b"\1" + bytes(TABLE_LEVELS - 1)), "64 bytes for 1 shapes"),
         (_frame(b"\x20" + bytes(300)), "301 bytes for 32 shapes; wanted the number of shapes, 1 to 32"),

@@ -180,7 +180,7 @@ def test_a_scratch_place_is_used_and_emptied(compress, tmp_path, monkeypatch):
 def test_a_cluster_needs_a_scratch_place(compress):
     code, _, err = compress("--bits", 12, "--gate", "kl=5", "--address", "10.0.0.1:6379")
     assert code == 2
-    assert "scratch: found none; wanted a place for trials that all machines of the cluster reach" in err
+    assert "scratch: found none; wanted a place for unfinished artifacts that all machines of the cluster reach" in err
 
 
 def test_an_object_that_was_damaged_on_trial_is_not_committed(compress, tmp_path, monkeypatch):

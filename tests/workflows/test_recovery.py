@@ -10,11 +10,12 @@ from torch import nn
 import nwc_core
 from nwc_core.errors import FormatError, UsageError
 from nwc_core.store import open_store
+from nwc_workflows.compress import compress, weight_nbytes
 from nwc_workflows.plan import CompressOptions, make_plan
 from nwc_workflows.recovery.free import free_tensors
 from nwc_workflows.recovery.objective import Objective
 from nwc_workflows.recovery.placing import place
-from nwc_workflows.recovery.recover import Recovery
+from nwc_workflows.recovery.recover import Recovery, _Values
 from nwc_workflows.recovery.rewrite import rewrite, tuned_fingerprint
 from nwc_workflows.recovery.tuning import tune
 from nwc_workflows.sources import open_checkpoint
@@ -46,6 +47,37 @@ def test_bytes_that_tuned_values_take_more_are_set_aside(codec, tmp_path):
     assert 39_900 < reserved.reserved_nbytes < 40_100  # ones take next to nothing, other numbers four bytes each
     assert 8 * (plan.predicted_nbytes - reserved.predicted_nbytes) == pytest.approx(0, abs=16)
     assert plan.bits - reserved.bits == pytest.approx(8 * reserved.reserved_nbytes / 256**2)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_norms_that_were_all_alike_stay_within_it(codec, tmp_path):
+    """Their digests stood in the index as one."""
+    norms = {f"norm.{number}": torch.ones(64) for number in range(120)}
+    source = save(tmp_path / "m.safetensors", {"a": normal(256, 256), **norms})
+    plan = Recovery(1.0, None, None, None).reserve(make_plan(source, codec, CompressOptions(bits=16.0)))
+    store = open_store(tmp_path / "out", "destination")
+    made = compress(plan, store)
+    tuned = {name: normal(64, seed=seed) for seed, name in enumerate(norms)}
+    assert rewrite(store, tuned, lambda new: False) is None
+    assert same_bits(nwc_core.load(tmp_path / "out")["norm.7"], torch.ones(64))
+    grown = weight_nbytes(rewrite(store, tuned)) - made.weight_nbytes
+    assert 0.8 * plan.reserved_nbytes < grown <= plan.reserved_nbytes
+    assert same_bits(nwc_core.load(tmp_path / "out")["norm.7"], tuned["norm.7"])
+
+
+def test_what_is_not_tuned_sets_no_scale():
+    """A mask's -10^9; and what float32 does not hold is no number here."""
+    state = {
+        "norm": torch.ones(8),
+        "bias": torch.zeros(4),
+        "mask": torch.tensor(-1e9),
+        "far": torch.tensor(1e300).double(),
+    }
+    values = _Values(list(state), state)
+    assert values.names == ["norm", "bias", "mask"]
+    scale = values.scale(torch.arange(13) < 12)
+    assert torch.equal(scale[:8], torch.ones(8))
+    assert 0.05 < float(scale[8]) < 0.1
 
 
 # --- where it lies

@@ -130,7 +130,7 @@ def test_the_size_asked_for_holds(compress, tmp_path):
 
 @pytest.mark.parametrize("size", [(*LLAMA, "--gate", "kl=5"), ("--quality", "kl=0.1")])
 def test_quality_is_that_of_the_tuned_model(compress, llama, data, tmp_path, size):
-    code, found, err = compress(*size, "--quality-data", data[1], "--recover", 10, "--recover-steps", 10)
+    code, found, err = compress(*size, "--quality-data", data[1], "--recover", 10, "--recover-steps", 150)
     assert code == 0, err
     assert found["recovery"]["tuned"]
     good = [trial for trial in found["trials"] if trial["good_enough"]]

@@ -140,7 +140,7 @@ quality_options = _all_of(
         "--scratch",
         default=None,
         metavar="URI",
-        help="Where artifacts lie while they are on trial; a temporary folder if left out, which a cluster cannot reach.",
+        help="Where artifacts lie until they are good; a temporary folder if left out, which a cluster cannot reach.",
     ),
 )
 

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nwc_core.lossless import encode_lossless
+from nwc_workflows.overhead import are_measured
 from nwc_workflows.plan import Plan
 from nwc_workflows.sources import SourceTensor, read_bytes, to_tensor
 
 # Elements in all: each has a whole number in float32 that tells where it went, see `placing`.
 MAX_ELEMENTS = 1 << 23
-_ROW_NBYTES = 12  # by which a row of the index grows: its error is no longer 0, and digests are in the manifest twice
+# By which a row of the index grows at most: its error is no longer 0, and the digest of norms that were all ones, which stood
+# there many times, is one of its own.
+_ROW_NBYTES = 48
 
 
 def free_tensors(plan: Plan) -> list[SourceTensor]:
@@ -33,9 +36,11 @@ def with_room(plan: Plan, free: Sequence[SourceTensor]) -> Plan:
     """The plan with bytes set aside for what these tensors grow by. Raises UsageError if the size cannot be met then."""
     names = {tensor.name for tensor in free}
     grown = 0
+    counted_raw = not are_measured([block for block in plan.blocks if not block.lossy])
     for block in plan.blocks:
         if block.tensor.name in names:
-            data = read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)
-            packed = encode_lossless(to_tensor(data, block.tensor.dtype, block.shape))
-            grown += len(data) - len(packed.body) + _ROW_NBYTES
+            grown += _ROW_NBYTES
+            if not counted_raw:
+                data = read_bytes(plan.checkpoint, block.tensor, block.start, block.stop)
+                grown += len(data) - len(encode_lossless(to_tensor(data, block.tensor.dtype, block.shape)).body)
     return replace(plan, fixed_nbytes=plan.fixed_nbytes + grown, reserved_nbytes=grown).sized()

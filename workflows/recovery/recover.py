@@ -118,7 +118,7 @@ class Recovery:
         tuned = tune(
             objective,
             values.start,
-            values.scale,
+            values.scale(objective.reached),
             values.as_stored,
             seconds=60 * self.minutes,
             steps=self.steps,
@@ -127,9 +127,10 @@ class Recovery:
         changed = values.changed(tuned.values)
         # The module that a reader of the artifact will have: it decides, whatever the tuned one seemed to gain.
         after = objective.held_out_loss_of(self._load(stored, {**state, **changed})) if changed else tuned.before
-        if not after < tuned.before:
+        most = made.weight_nbytes + plan.reserved_nbytes
+        manifest = rewrite(store, changed, lambda new: weight_nbytes(new) <= most) if after < tuned.before else None
+        if manifest is None:
             return made, Recovered((), tuned.before, tuned.before, self.batches.unit, tuned.steps)
-        manifest = rewrite(store, changed)
         result = replace(made, manifest=manifest, weight_nbytes=weight_nbytes(manifest))
         return result, Recovered(tuple(changed), tuned.before, after, self.batches.unit, tuned.steps)
 
@@ -167,22 +168,28 @@ class _Values:
     """The elements of some tensors, one after the other, in float32.
 
     Attributes:
-        names: of the tensors; those with infinities or NaN are left out.
+        names: of the tensors; those with infinities or NaN, in float32, are left out.
         start: float32 [n], as they are stored.
-        scale: float32 [n], the root mean square of each tensor, or of a part of all where that is more.
     """
 
     def __init__(self, names: Sequence[str], state: Mapping[str, torch.Tensor]) -> None:
         import torch
 
-        self.names = [name for name in names if bool(state[name].isfinite().all())]
+        self.names = [name for name in names if bool(state[name].float().isfinite().all())]
         self._tensors = [state[name] for name in self.names]
         self.start = torch.cat([tensor.float().flatten() for tensor in self._tensors] or [torch.empty(0)])
-        least = _LEAST_SCALE * self.start.square().mean().sqrt()
-        self.scale = torch.cat(
-            [part.square().mean().sqrt().clamp_min(least).expand(len(part)) for part in self._cut(self.start)]
-            or [torch.empty(0)]
-        )
+
+    def scale(self, tuned: torch.Tensor) -> torch.Tensor:
+        """float32 [n], the root mean square of each tensor, or a part of that of all where this is more.
+
+        Args:
+            tuned: bool [n], of which values there are gradients: others, such as a mask's -10^9, say nothing.
+        """
+        import torch
+
+        least = _LEAST_SCALE * (self.start[tuned] if tuned.any() else self.start).square().mean().sqrt()
+        parts = [part.square().mean().sqrt().clamp_min(least).expand(len(part)) for part in self._cut(self.start)]
+        return torch.cat(parts or [torch.empty(0)])
 
     def as_stored(self, values: torch.Tensor) -> torch.Tensor:
         """Rounded to the tensors' types."""

@@ -7,7 +7,7 @@ is how a tuned tensor is told from a damaged one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 RECOVERED = "recover_minutes"  # in a manifest's job: there was a recovery, whether it found anything better or not
 
 
-def rewrite(store: Store, tensors: Mapping[str, torch.Tensor]) -> Manifest:
+def rewrite(
+    store: Store, tensors: Mapping[str, torch.Tensor], fits: Callable[[Manifest], bool] = lambda manifest: True
+) -> Manifest | None:
     """Replace an artifact in its place, which nobody else knows yet.
 
     Args:
         store: with a finished artifact.
         tensors: new values by name, of the stored type and shape.
+        fits: whether an artifact of such a manifest may be.
 
     Returns:
-        The new manifest, which is committed.
+        The new manifest, which is committed; None if it does not fit: then the artifact stays what it was.
     """
     artifact = Artifact(store)
     old, numbers = artifact.manifest, _numbers(artifact)
@@ -77,6 +80,10 @@ def rewrite(store: Store, tensors: Mapping[str, torch.Tensor]) -> Manifest:
         }
     )
     read_index(index, manifest, "the new index")
+    if not fits(manifest):
+        for key in _objects(manifest) - _objects(old):
+            store.delete(key)
+        return None
     store.delete(MANIFEST_KEY)
     commit(store, manifest)
     for key in _objects(old) - _objects(manifest):

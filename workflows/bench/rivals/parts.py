@@ -81,12 +81,16 @@ class OnePartOff:
         """Of the codec: what is known of a tensor, less what is off."""
         if found is None:
             return {}
-        hessian = found.hessian if self.hessian else None
-        if hessian is not None and not self.feedback:
-            hessian = hessian * np.eye(hessian.shape[-1], dtype=np.float32)
-        rows = found.rows
+        hessian, rows = found.hessian, found.rows
+        if not self.hessian and not self.rows:
+            return replace(found, hessian=None, rows=None).arguments()
         if rows is not None and not self.rows:
             rows = np.broadcast_to(rows.mean(1, keepdims=True), rows.shape).copy()
+        if hessian is not None and not self.feedback:
+            hessian = hessian * np.eye(hessian.shape[-1], dtype=np.float32)
+        if hessian is not None and not self.hessian:
+            mean = np.einsum("kii->k", hessian)[:, None] / hessian.shape[-1]  # tensors stay comparable
+            hessian, rows = None, None if rows is None else rows * mean
         return replace(found, hessian=hessian, rows=rows).arguments()
 
 
