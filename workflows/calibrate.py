@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from nwc_core.artifact.manifest import MANIFEST_KEY
 from nwc_core.errors import AlreadyExistsError, NotFoundError, UsageError
 from nwc_core.store import Store
 from nwc_infra.cluster import cluster
@@ -25,6 +26,7 @@ from nwc_workflows.calibration.reading import Calibration
 from nwc_workflows.calibration.record import RECORD_KEY, CalibrationRecord, Unreached
 from nwc_workflows.calibration.survey import Survey
 from nwc_workflows.calibration.tasks import finish, finish_job, measure, measure_job, survey_job, take_survey
+from nwc_workflows.destination import check_holds_no
 
 DEFAULT_MAX_MEMORY = 2 << 30
 R = TypeVar("R")
@@ -70,7 +72,7 @@ def calibrate(
 
     Raises:
         UsageError: the destination lies inside the model's folder; or a task needs more memory than any node has.
-        AlreadyExistsError: the destination holds another calibration; nothing was touched.
+        AlreadyExistsError: the destination holds another calibration, or an artifact; nothing was touched.
         NwcError: a task failed; nothing was committed.
     """
     started = time.monotonic()
@@ -79,6 +81,7 @@ def calibrate(
         raise UsageError(
             f"destination: found {destination.uri}, inside the model {source}; wanted a place outside of it"
         )
+    check_holds_no(MANIFEST_KEY, "an artifact", destination)
     with cluster(address, workers) as ray_cluster:
         run = _Run(prepared, destination, ray_cluster.workers)
         existing = run.existing()

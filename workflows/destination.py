@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from nwc_core.artifact.index import read_index
 from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest
 from nwc_core.artifact.objects import check_object
 from nwc_core.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError, UsageError
 from nwc_core.store import Store
+from nwc_workflows.calibration.record import RECORD_KEY
 from nwc_workflows.carried import Carried
 from nwc_workflows.plan import Plan
 from nwc_workflows.recovery.rewrite import RECOVERED, tuned_fingerprint
@@ -24,6 +26,16 @@ def check_apart(plan: Plan, destination: Store) -> None:
     source, target = _real(plan.source_uri), _real(destination.uri)
     if f"{target}/".startswith(f"{source}/") or target == _real(plan.checkpoint.store.uri):
         raise UsageError(f"destination: found {target}, inside the source {source}; wanted a folder outside of it")
+    check_holds_no(RECORD_KEY, "a calibration", destination)
+
+
+def check_holds_no(key: str, what: str, destination: Store) -> None:
+    """Artifacts and calibrations in one place would be nobody's to delete. Raises AlreadyExistsError if `key` is there."""
+    with suppress(NotFoundError):
+        destination.size(key)
+        raise AlreadyExistsError(
+            f"{destination.uri}/{key}", f"the destination holds {what}; nothing was changed; choose another destination"
+        )
 
 
 def _real(uri: str) -> str:

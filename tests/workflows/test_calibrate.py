@@ -99,6 +99,16 @@ def test_options_that_make_no_sense(mixtral, nwc, tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_holds_an_artifact(mixtral, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    prepared = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24))
+    with pytest.raises(
+        AlreadyExistsError, match=r"manifest\.json: the destination holds an artifact; nothing was changed"
+    ):
+        calibrate(prepared, open_store(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_a_destination_inside_the_model(mixtral, tmp_path):
     prepared = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24))
     with pytest.raises(UsageError, match="inside the model"):

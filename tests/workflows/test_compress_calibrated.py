@@ -354,3 +354,11 @@ def _rewrite_record(folder, model):
 def test_a_calibration_that_is_not_there(llama, failing, tmp_path):
     line = failing("compress", llama[0], tmp_path / "out", "--calibration", tmp_path / "nowhere")
     assert f"{tmp_path}/nowhere/calibration.json: no such object" in line
+
+
+def test_an_artifact_and_a_calibration_do_not_share_a_place(nwc, model, artifact, tmp_path):
+    (tmp_path / "calibration.json").write_text("{}")
+    code, _, err = nwc("compress", model, tmp_path, "--bits", 12)
+    assert code == 1
+    assert "calibration.json: the destination holds a calibration; nothing was changed" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]

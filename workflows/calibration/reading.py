@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core.errors import FormatError, IntegrityError
+from nwc_core.errors import FormatError, IntegrityError, NotFoundError
 from nwc_core.matrices import Layout
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
@@ -59,7 +59,11 @@ class Calibration:
         """
         store = open_store(source, "source")
         where = f"{store.uri}/{RECORD_KEY}"
-        size = store.size(RECORD_KEY)
+        try:
+            size = store.size(RECORD_KEY)
+        except NotFoundError as error:
+            reason = f"{error.reason}: no calibration is there, or one that was not finished; nwc calibrate makes one"
+            raise NotFoundError(error.key, reason) from None
         if size > MAX_RECORD_NBYTES:
             raise FormatError(where, f"{size} bytes", f"at most {MAX_RECORD_NBYTES}")
         return cls(store, CalibrationRecord.from_bytes(store.get_range(RECORD_KEY, 0, size), where))

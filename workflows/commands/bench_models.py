@@ -27,7 +27,13 @@ _RATES = (3.0, 4.0, 5.0, 6.0)
     metavar="URI",
     help="What nwc calibrate made of this model, for the methods that use that; made of --calibration-data if left out.",
 )
-@click.option("--bits", "rates", multiple=True, type=click.FloatRange(0.25, 16), help="Repeatable. [3, 4, 5, 6]")
+@click.option(
+    "--bits",
+    "rates",
+    multiple=True,
+    type=click.FloatRange(0.25, 16),
+    help="Of the whole file, or with --scope linears or --ablation of the coded weights. Repeatable. [3, 4, 5, 6]",
+)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Repeatable. [all]")
 @click.option(
     "--ablation", is_flag=True, help="Instead of other methods, this one with a calibration and one of its parts off."

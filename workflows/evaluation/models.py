@@ -72,7 +72,8 @@ def find_factory(name: str, folder: str | None = None) -> Factory:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UsageError(f"--factory: cannot import {module_name!r}: {error}") from None
+        where = "it must lie here or in a folder that PYTHONPATH names"
+        raise UsageError(f"--factory: cannot import {module_name!r}: {error}; {where}") from None
     finally:
         sys.path.pop(0)
     factory: Factory | None = getattr(module, function_name, None)

@@ -31,7 +31,8 @@ def preparation(settings: StoredModel, by_factory: bool) -> Callable[[list[Pictu
     if _PROCESSOR in settings.files:
         return _processor(settings)
     if not by_factory:
-        raise FormatError(settings.uri, f"no {_PROCESSOR}", "one: it says how images become the model's input")
+        wanted = "one, which says how images become the model's input, or --factory for a model unknown to transformers"
+        raise FormatError(settings.uri, f"no {_PROCESSOR}", wanted)
     mean, std = _three(settings, "mean", 0.0), _three(settings, "std", 1.0)
 
     def prepare(pictures: list[Picture]) -> torch.Tensor:
