@@ -105,7 +105,7 @@ def test_a_place_that_holds_an_artifact(mixtral, tmp_path):
     with pytest.raises(
         AlreadyExistsError, match=r"manifest\.json: the destination holds an artifact; nothing was changed"
     ):
-        calibrate(prepared, open_store(tmp_path))
+        module.calibrate(prepared, open_store(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
