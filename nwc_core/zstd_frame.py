@@ -32,7 +32,7 @@ def unpack(frame: bytes, most: int, where: str) -> bytes:
         declared = zstandard.frame_content_size(frame)  # -1 if it says nothing
         if not 0 < declared <= most:  # behind a frame of nothing the library would not look
             found = f"{len(frame)} bytes with a Zstandard frame of {declared}"
-            raise FormatError(where, found, f"a frame of 1 to {most} bytes")
+            raise FormatError(where, found, f"a frame of at most {most} bytes, but not of none")
         data = bytes(zstandard.ZstdDecompressor().decompress(frame, max_output_size=most, allow_extra_data=False))
     except zstandard.ZstdError as error:
         raise FormatError(where, f"a damaged Zstandard frame ({error})", "an intact one") from None

@@ -166,7 +166,7 @@ CASES = [
         ("window of 2 TB", zstd((4,), b"\x28\xb5\x2f\xfd\xc0\xff" + (16).to_bytes(8, "little") + b"\x81\0\0" + bytes(16)),
          "damaged"),
         ("frame that needs a dictionary", zstd((4,), b"\x28\xb5\x2f\xfd\x23\x01\0\0\0\x10\x81\0\0" + bytes(16)), "damaged"),
-        ("frame to be skipped", zstd((0,), b"\x50\x2a\x4d\x18\x04\0\0\0abcd"), "damaged"),
+        ("frame to be skipped", zstd((0,), b"\x50\x2a\x4d\x18\x04\0\0\0abcd"), "Zstandard frame of 0"),
         ("reserved block type", zstd((4,), frame(16, b"\x87\0\0" + bytes(16))), "damaged"),
         # Layout and matrices.
         ("integers coded as floats", coded((8, 8), body(stream(8, 8, GOOD)), "I32"), "non-empty tensor of floats"),
