@@ -45,7 +45,6 @@ from nwc_core.trellis import STATES, transitions
 from nwc_core.wire import ByteReader, ByteWriter
 
 MAX_BASES = 2
-MAX_LOG2_STEP = 100  # of any weight, either way: beyond lie float32's subnormals and its end
 Transforms = list[npt.NDArray[np.int16]]
 
 
@@ -147,9 +146,10 @@ class MatrixHeader:
         if any(np.abs(exponent).max(initial=0) > steps.MAX_EXPONENT for exponent in exponents):
             raise reader.fail("a step exponent out of range", f"at most {steps.MAX_EXPONENT} either way")
         least, most = (sum(int(pick(exponent)) for exponent in exponents) / 8 for pick in (np.min, np.max))
-        if not -MAX_LOG2_STEP <= math.log2(step) + least <= math.log2(step) + most <= MAX_LOG2_STEP:
+        bound = steps.MAX_LOG2_STEP
+        if not -bound <= math.log2(step) + least <= math.log2(step) + most <= bound:
             found = f"steps from {step} * 2^{least} to {step} * 2^{most}"
-            raise reader.fail(found, f"from 2^-{MAX_LOG2_STEP} to 2^{MAX_LOG2_STEP}")
+            raise reader.fail(found, f"from 2^-{bound} to 2^{bound}")
         mixed = {basis.axis for basis in bases} | ({COLUMNS} if transform else set())
         for axis, exponent, what in ((ROWS, exponents[0], "row"), (COLUMNS, exponents[1], "column")):
             if axis in mixed and np.ptp(exponent) > MAX_STEP_RANGE:

@@ -17,7 +17,7 @@ from nwc_core import steps
 from nwc_core.decorrelate import Coefficients, Parts, decorrelate
 from nwc_core.exact import Inexact
 from nwc_core.importance import Importance
-from nwc_core.matrix_stream import MAX_LOG2_STEP, MatrixStream, Transforms
+from nwc_core.matrix_stream import MatrixStream, Transforms
 from nwc_core.prior import LEVEL_ZERO, LEVELS, OCTAVE, RATE_SPAN, Prior, raw_bits
 from nwc_core.problem import Problem, Quantised, plain_problem, problem_of
 from nwc_core.rans import Segment, encode_segment
@@ -134,7 +134,7 @@ def _solve(problem: Problem, tables: int, bits: float, correction: float) -> flo
     step = coefficients.step_for(tables, bits - correction - problem.side_bits)
     exponents = problem.row_exponent, problem.column_exponent
     least, most = (math.log2(step) + sum(int(end(axis)) for axis in exponents) / OCTAVE for end in (np.min, np.max))
-    if not -MAX_LOG2_STEP < least <= most < MAX_LOG2_STEP or coefficients.peak / step > _MAX_POINT:
+    if not -steps.MAX_LOG2_STEP < least <= most < steps.MAX_LOG2_STEP or coefficients.peak / step > _MAX_POINT:
         raise Unsuitable
     return step
 

@@ -23,7 +23,8 @@ _FRACTIONS = np.array(
 _FIXED = np.array([4096, 4467, 4871, 5312, 5793, 6317, 6889, 7512], np.int64)
 FIXED_BITS = 12
 # Steps outside of this would meet float32's subnormals or its end: such weights are not coded lossily.
-MIN_STEP, MAX_STEP = 2.0**-100, 2.0**100
+MAX_LOG2_STEP = 100  # either way
+MIN_STEP, MAX_STEP = 2.0**-MAX_LOG2_STEP, 2.0**MAX_LOG2_STEP
 MAX_EXPONENT = 128  # in eighths of an octave, either way
 
 

@@ -43,8 +43,10 @@ class Judge:
         kept: list[torch.Tensor] = []
         for output in task.outputs(self._load(self._prepared.original), _ignore):
             nbytes += output.nbytes
-            small = task.keeps_outputs or nbytes <= _KEPT_NBYTES
-            kept = [*kept, output] if small else []
+            if task.keeps_outputs or nbytes <= _KEPT_NBYTES:
+                kept.append(output)
+            else:
+                kept.clear()
             yield output
         self._kept = kept or None
 
