@@ -27,7 +27,7 @@ demo: $(INSTALLED) ## Compress a real pretrained model, verify it, load it back,
 	$(VENV)/bin/python -m nwc_workflows.demo
 
 test: $(INSTALLED) ## Run the fast tests
-	$(VENV)/bin/python -m pytest -m "not slow and not integration and not gpu"
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not integration and not gpu"
 
 test-all: $(INSTALLED) ## Run all tests, slow and integration ones too (GPU tests skip themselves without a GPU)
 	$(VENV)/bin/python -m pytest

@@ -2,6 +2,7 @@
 one clear line and nothing that looks finished."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from faults_proxy import Fault
@@ -76,7 +77,7 @@ def test_without_faults_the_artifact_is_that_of_a_local_run(source, nwc, content
 )
 def test_a_run_and_a_read_through_faults(faults, source, nwc, proxy, contents, local_run, report):
     if len(faults) > 1:
-        faults = [Fault(**{**vars(fault), "probability": 0.04}) for fault in faults]
+        faults = [replace(fault, probability=0.15, times=3) for fault in faults]  # at first half of what is asked for
     with proxy.inject(*faults, seed=1):
         code, out, err = nwc("compress", source, f"{source}.nwc", *ARGUMENTS)
     outcome = "completed"
