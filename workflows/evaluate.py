@@ -22,6 +22,7 @@ from nwc_workflows.evaluation.models import Kind, find_factory, load_model
 from nwc_workflows.evaluation.preparation import preparation
 from nwc_workflows.evaluation.results import Evaluation, ModelResult
 from nwc_workflows.evaluation.stored import StoredModel, open_model
+from nwc_workflows.evaluation.subset import Subset, choose
 from nwc_workflows.evaluation.task import Advance, Figures, Task
 from nwc_workflows.evaluation.texts import open_texts
 
@@ -39,8 +40,9 @@ class EvaluateOptions:
         data: a text file, JSON lines, an npz file of images, or a folder of texts or of images by class.
         kind: of the models; "auto" judges by config.json and data.
         window: tokens that a language model sees at once, or at which an encoder's text is cut off.
-        max_tokens: for language models, use the first of the text only.
+        max_tokens: for language models, use so many only.
         max_items: for encoders and classifiers, use so many texts or images only.
+        subset: which tokens or texts these are.
         batch: windows, texts or images at a time; None for what suits.
         factory: "module:function" that makes the module from the config.json as a dict; None for transformers.
     """
@@ -50,6 +52,7 @@ class EvaluateOptions:
     window: int = 256
     max_tokens: int | None = None
     max_items: int | None = None
+    subset: Subset = "first"
     batch: int | None = None
     factory: str | None = None
 
@@ -135,5 +138,6 @@ def _make_task(kind: Kind, original: StoredModel, options: EvaluateOptions) -> T
         return ClassifierTask(images, ready, options.batch) if options.batch else ClassifierTask(images, ready)
     texts = open_texts(options.data)
     if kind == "encoder":
-        return encoder_task(original, texts, options.window, options.max_items, options.batch)
-    return language_task(original, texts, options.window, options.max_tokens, options.batch)
+        chosen = choose(texts.items(), options.max_items, options.subset)
+        return encoder_task(original, chosen, texts.sha256, options.window, options.batch)
+    return language_task(original, texts, options.window, options.max_tokens, options.subset, options.batch)

@@ -99,6 +99,16 @@ def test_options_that_make_no_sense(mixtral, nwc, tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_so_many_tokens_are_spread_over_the_text(mixtral):
+    """A text is often several after each other."""
+    whole = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24)).items.task.windows
+    some = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24, max_tokens=100))
+    assert [window.tolist() for window in some.items.task.windows] == [whole[i].tolist() for i in (0, 4, 8, 12)]
+    assert some.described_options["subset"] == "evenly"
+    least = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24, max_tokens=9))
+    assert [window.tolist() for window in least.items.task.windows] == [whole[0].tolist()[:9]]
+
+
 def test_a_place_that_holds_an_artifact(mixtral, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     prepared = prepare(str(mixtral[0]), CalibrateOptions(mixtral[1], window=24))

@@ -10,11 +10,17 @@ import pytest
 from nwc_core.errors import FormatError, NotFoundError
 from nwc_workflows.evaluation.data_files import data_kind
 from nwc_workflows.evaluation.images import open_images
+from nwc_workflows.evaluation.subset import choose
 from nwc_workflows.evaluation.texts import open_texts
 
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
+
+
+def test_a_subset_is_the_first_or_spread_evenly():
+    assert [choose("abcdefg", most, "first") for most in (None, 7, 3)] == ["abcdefg", "abcdefg", "abc"]
+    assert [list(choose("abcdefg", most, "evenly")) for most in (7, 3, 1)] == [[*"abcdefg"], ["a", "c", "e"], ["a"]]
 
 
 # --- texts
@@ -26,7 +32,6 @@ def test_a_text_file_is_a_stream_and_lines(tmp_path):
     texts = open_texts(path)
     assert texts.stream() == "eins\r\n\n zwei\neins\ndrei ü"
     assert texts.items() == ["eins", "zwei", "drei ü"]
-    assert texts.items(2) == ["eins", "zwei"]
     assert texts.sha256 == sha256(path.read_bytes())
     assert data_kind(path) == "texts"
 

@@ -198,7 +198,7 @@ def test_an_encoder(data, nwc, tmp_path, ray_cluster):
     [
         ((), "--recover-data: found it without --recover; wanted that, too"),
         (("--recover", 0), "--recover"),
-        ((*STEPS, "--max-tokens", 40), "the data for recovery: found 2 windows; wanted more"),
+        ((*STEPS, "--max-tokens", 40), "the data for recovery: found 1 windows; wanted more"),
     ],
 )
 def test_options_that_make_no_sense(compress, tmp_path, options, message):

@@ -21,6 +21,7 @@ from nwc_workflows.evaluation.language import language_task
 from nwc_workflows.evaluation.models import Kind, find_factory
 from nwc_workflows.evaluation.preparation import preparation
 from nwc_workflows.evaluation.stored import StoredModel
+from nwc_workflows.evaluation.subset import choose
 from nwc_workflows.evaluation.texts import open_texts
 
 
@@ -32,8 +33,8 @@ class CalibrateOptions:
         data: a text file, JSON lines, an npz file of images, or a folder of texts or of images by class.
         kind: of the model; "auto" judges by config.json and data.
         window: tokens that a language model sees at once, or at which an encoder's text is cut off.
-        max_tokens: for language models, use the first of the text only.
-        max_items: for encoders and classifiers, use so many texts or images only.
+        max_tokens: for language models, use so many only: windows that are spread evenly over the text.
+        max_items: for encoders and classifiers, use so many texts, spread evenly, or images (see open_images) only.
         factory: "module:function" that makes the module from the config.json as a dict; None for transformers.
         input_only: no gradients.
         seed: of what is drawn at random.
@@ -60,7 +61,8 @@ class Prepared:
     @property
     def described_options(self) -> dict[str, str | int | None]:
         """Options that determine the statistics, besides those that the description of the data tells of."""
-        return {"kind": self.source.kind, "factory": self.source.factory, "seed": self.options.seed}
+        subset = {} if (self.options.max_tokens or self.options.max_items) is None else {"subset": "evenly"}
+        return {"kind": self.source.kind, "factory": self.source.factory, "seed": self.options.seed, **subset}
 
 
 def prepare(model: str, options: CalibrateOptions) -> Prepared:
@@ -92,8 +94,9 @@ def _make_items(kind: Kind, stored: StoredModel, data: Path, options: CalibrateO
         return ImageItems(ClassifierTask(images, preparation(stored, by_factory=options.factory is not None)))
     texts = open_texts(data)
     if kind == "encoder":
-        return TextItems(encoder_task(stored, texts, options.window, options.max_items, batch=1))
-    task = language_task(stored, texts, options.window, options.max_tokens, batch=1)
+        chosen = choose(texts.items(), options.max_items, "evenly")
+        return TextItems(encoder_task(stored, chosen, texts.sha256, options.window, batch=1))
+    task = language_task(stored, texts, options.window, options.max_tokens, "evenly", batch=1)
     # Copies: the windows are views of one tensor, and each would take all of it along to the workers.
     task = replace(task, windows=tuple(window.clone() for window in task.windows))
     return WindowItems(task, _decoder_start(stored) if kind == "seq2seq" else None)

@@ -45,7 +45,7 @@ _RATES = (3.0, 4.0, 5.0, 6.0)
     show_default=True,
     help="linears: all methods code the same linear layers, the output head is none of them, and only these count.",
 )
-@model_options()
+@model_options(subset="first")
 @batch_option
 @click.option("--out", default=None, metavar="DIR", help="Write a plot (PNG) and all figures (JSON) here.")
 @with_output

@@ -16,7 +16,7 @@ from nwc_workflows.wording import bytes_text, duration_text, name_text
 @click.argument("model")
 @click.argument("destination")
 @data_option
-@model_options("seq2seq")
+@model_options("seq2seq", subset="evenly")
 @click.option("--input-only", is_flag=True, help="No gradients: cheaper, but says nothing about which weights matter.")
 @click.option(
     "--max-memory",

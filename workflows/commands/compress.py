@@ -108,7 +108,7 @@ def _open_meter(
     from nwc_workflows.evaluate import EvaluateOptions
     from nwc_workflows.quality import open_meter
 
-    return open_meter(source, target, EvaluateOptions(data=Path(data), **measuring), calibration)
+    return open_meter(source, target, EvaluateOptions(data=Path(data), subset="evenly", **measuring), calibration)
 
 
 def _open_recovery(
@@ -128,7 +128,7 @@ def _open_recovery(
     from nwc_workflows.recovery.recover import open_recovery
 
     measured_on = meter.prepared.task.description["sha256"] if meter else None
-    options = EvaluateOptions(data=Path(data), **measuring)
+    options = EvaluateOptions(data=Path(data), subset="evenly", **measuring)
     return open_recovery(source, minutes, options, steps=steps, measured_on=measured_on)
 
 

@@ -15,7 +15,7 @@ from nwc_workflows.console import Output, json_text, with_output
 @click.argument("original")
 @click.argument("compressed", nargs=-1, required=True)
 @data_option
-@model_options()
+@model_options(subset="first")
 @batch_option
 @click.option("--out", default=None, metavar="FILE", help="Write the figures (JSON) here, too.")
 @with_output

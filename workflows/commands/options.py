@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from nwc_workflows.calibration.reading import Calibration
+    from nwc_workflows.evaluation.subset import Subset
     from nwc_workflows.plan import CompressOptions, Plan
 
 _F = Callable[..., Any]
@@ -25,8 +26,12 @@ def _all_of(*options: _F) -> Callable[[_F], _F]:
     return decorate
 
 
-def model_options(*more_kinds: str) -> Callable[[_F], _F]:
+def model_options(*more_kinds: str, subset: Subset) -> Callable[[_F], _F]:
     """How a model is run on data, as of `nwc evaluate`; `more_kinds` of models than that takes."""
+    tokens, items = {
+        "first": ("only the data's first N.", "only the first N texts or images."),
+        "evenly": ("only N, in windows spread evenly over the data.", "only N texts, spread likewise, or images."),
+    }[subset]
     return _all_of(
         click.option(
             "--kind",
@@ -35,10 +40,8 @@ def model_options(*more_kinds: str) -> Callable[[_F], _F]:
             show_default=True,
             help="What the model is; auto goes by config.json and the data.",
         ),
-        click.option(
-            "--max-tokens", type=click.IntRange(2), default=None, help="Language models: only the data's first N."
-        ),
-        click.option("--max-items", type=click.IntRange(1), default=None, help="Others: only so many texts or images."),
+        click.option("--max-tokens", type=click.IntRange(2), default=None, help=f"Language models: {tokens}"),
+        click.option("--max-items", type=click.IntRange(1), default=None, help=f"Others: {items}"),
         click.option(
             "--window",
             type=click.IntRange(2),
@@ -135,7 +138,7 @@ quality_options = _all_of(
         metavar="N",
         help="With --recover: at most N steps; given time for all of them, runs on one machine do not differ.",
     ),
-    model_options(),
+    model_options(subset="evenly"),
     click.option(
         "--scratch",
         default=None,

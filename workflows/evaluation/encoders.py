@@ -17,7 +17,6 @@ from nwc_workflows.evaluation.language import load_tokenizer
 from nwc_workflows.evaluation.models import quiet_transformers
 from nwc_workflows.evaluation.stored import StoredModel
 from nwc_workflows.evaluation.task import Advance, Comparison, check_same_shape, output_tensor
-from nwc_workflows.evaluation.texts import Texts
 
 if TYPE_CHECKING:
     import torch
@@ -110,22 +109,21 @@ def _nearest(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def encoder_task(
-    settings: StoredModel, texts: Texts, window: int, max_items: int | None, batch: int | None
+    settings: StoredModel, texts: Sequence[str], sha256: str, window: int, batch: int | None
 ) -> EncoderTask:
     """Tokenise texts for an encoder.
 
     Args:
         settings: whose tokenizer.
+        sha256: of the data that they are from.
         window: tokens at which a text is cut off, if the tokenizer's own limit is not lower.
-        max_items: use the first texts only.
         batch: texts at a time, 32 if None.
 
     Raises:
         FormatError: the tokenizer cannot be opened or cannot pad, or there are fewer than two texts.
     """
-    items: Sequence[str] = texts.items(max_items)
-    if len(items) < 2:
-        raise FormatError("the texts", f"{len(items)} different ones", "at least 2: neighbours are compared")
+    if len(texts) < 2:
+        raise FormatError("the texts", f"{len(texts)} different ones", "at least 2: neighbours are compared")
     tokenizer = load_tokenizer(settings)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -133,8 +131,8 @@ def encoder_task(
     window, size = min(window, tokenizer.model_max_length), batch or _BATCH
     inputs = []
     with quiet_transformers(settings.uri):
-        for start in range(0, len(items), size):
-            part = list(items[start : start + size])
+        for start in range(0, len(texts), size):
+            part = list(texts[start : start + size])
             form = {"padding": True, "truncation": True, "return_attention_mask": True, "return_tensors": "pt"}
             inputs.append(dict(tokenizer(part, max_length=window, **form)))
-    return EncoderTask(tuple(inputs), len(items), window, texts.sha256)
+    return EncoderTask(tuple(inputs), len(texts), window, sha256)

@@ -16,6 +16,7 @@ from nwc_core.errors import FormatError, UsageError
 from nwc_workflows.evaluation.intervals import Bootstrap
 from nwc_workflows.evaluation.models import quiet_transformers
 from nwc_workflows.evaluation.stored import StoredModel
+from nwc_workflows.evaluation.subset import Subset, choose
 from nwc_workflows.evaluation.task import Advance, Comparison, check_same_shape, output_tensor
 from nwc_workflows.evaluation.texts import Texts
 
@@ -116,14 +117,15 @@ def _window_sums(targets: torch.Tensor, before: torch.Tensor, after: torch.Tenso
 
 
 def language_task(
-    settings: StoredModel, texts: Texts, window: int, max_tokens: int | None, batch: int | None
+    settings: StoredModel, texts: Texts, window: int, max_tokens: int | None, subset: Subset, batch: int | None
 ) -> LanguageTask:
     """Cut a text into windows of the original's tokens, without special tokens.
 
     Args:
         settings: whose tokenizer.
         window: tokens of each, at least 2.
-        max_tokens: use the first of the text only.
+        max_tokens: use no more of them; whole windows, unless it is the first.
+        subset: which.
         batch: windows at a time; None for as many as keep a batch's logits within 256 MB.
 
     Raises:
@@ -138,7 +140,10 @@ def language_task(
         raise UsageError(f"--window: found {window}; wanted at most {longest}, which is as far as the model sees")
     tokenizer = load_tokenizer(settings)
     with quiet_transformers(settings.uri):
-        ids = tokenizer(texts.stream(), add_special_tokens=False)["input_ids"][:max_tokens]
+        ids = tokenizer(texts.stream(), add_special_tokens=False)["input_ids"]
+    if max_tokens is not None:
+        window = min(window, max_tokens)
+        ids = ids[:max_tokens] if subset == "first" else ids
     if len(ids) < 2:
         raise FormatError("the text", f"{len(ids)} tokens", "at least 2")
     vocabulary = config.get("vocab_size")
@@ -148,6 +153,8 @@ def language_task(
         raise FormatError(settings.uri, f"a tokenizer that gives token {max(ids)}", f"tokens below {vocabulary}")
     windows = [part for part in torch.split(torch.tensor(ids), window) if len(part) > 1]
     window = len(windows[0])
+    if max_tokens is not None:
+        windows = list(choose(windows, max_tokens // window, "evenly")) if subset == "evenly" else windows
     fitting = max(1, min(_MAX_BATCH, _LOGITS // (window * vocabulary)))
     return LanguageTask(tuple(windows), window, batch or fitting, texts.sha256)
 

@@ -27,16 +27,14 @@ class Texts:
         """All documents in one."""
         return "\n".join(document for file in self.files for document in _documents(file))
 
-    def items(self, most: int | None = None) -> list[str]:
-        """Texts that are not empty, each once: a copy would be its own nearest neighbour. The first `most` of them."""
+    def items(self) -> list[str]:
+        """Texts that are not empty, each once: a copy would be its own nearest neighbour."""
         seen: dict[str, None] = {}
         for file in self.files:
             for document in _documents(file):
                 for text in [document] if file.suffix.lower() == ".jsonl" else document.splitlines():
                     if text.strip():
                         seen[text.strip()] = None
-                    if len(seen) == most:
-                        return list(seen)
         return list(seen)
 
 
