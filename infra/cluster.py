@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +84,39 @@ def cluster(address: str | None = None, workers: int | None = None) -> Iterator[
             raise UsageError(f"address: found {address!r}, but this process is connected to Ray already; leave it out")
         yield RayCluster(None, _workers_of_running(workers, "the Ray that this process is connected to"))
         return
+    with _own_sigterm() as take_back:
+        try:
+            if address is None:
+                _start_local(workers)
+            else:
+                _connect(address)
+            take_back()
+            yield RayCluster(address, _workers_of_running(workers, address or "the local Ray"))
+        finally:
+            ray.shutdown()  # stops what this process started, only disconnects from what it didn't
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[Callable[[], None]]:
+    """Prevents that SIGTERM ends in a dump of native stacks: ray.init replaces the handlers of Python and of C.
+
+    The function that is given, called behind ray.init, puts back the handler that there was; if there was none, it keeps
+    Ray's of Python, which raises SystemExit. Afterwards all is as it was before.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    # Python leaves signals to the main thread, and cannot put back a handler that is not its own.
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield lambda: None
+        return
+
+    def take_back() -> None:
+        rays = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, rays if before is signal.SIG_DFL else before)
+
     try:
-        if address is None:
-            _start_local(workers)
-        else:
-            _connect(address)
-        yield RayCluster(address, _workers_of_running(workers, address or "the local Ray"))
+        yield take_back
     finally:
-        ray.shutdown()  # stops what this process started, only disconnects from what it didn't
+        signal.signal(signal.SIGTERM, before)
 
 
 def _workers_of_running(workers: int | None, where: str) -> int:

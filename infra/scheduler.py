@@ -11,16 +11,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-from nwc_core.errors import AlreadyExistsError, NotFoundError, NwcError, PermissionDeniedError, StoreError, UsageError
+from nwc_core.errors import (
+    AlreadyExistsError,
+    ClusterLostError,
+    NotFoundError,
+    NwcError,
+    PermissionDeniedError,
+    StoreError,
+    UsageError,
+    WorkerLostError,
+)
+from nwc_infra.capacity import Capacity, Turn, cluster_offer
 
 R = TypeVar("R")
 
 # Every library that a job may use computes with one thread. Sums split over threads depend on how many there are, and
 # so would the bytes of an artifact; besides, workers times threads would oversubscribe the machine. Set in the worker's
 # environment, since most libraries read it once, on import.
-_ONE_THREAD = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -70,6 +81,7 @@ def run_bounded(
     shared: Mapping[str, object],
     max_bytes_in_flight: int | None = None,
     workers: int | None = None,
+    capacity: Capacity | None = None,
 ) -> Iterator[Outcome[R]]:
     """Prevents running out of memory from too many large jobs at once, and one bad job taking the others with it.
 
@@ -78,8 +90,8 @@ def run_bounded(
     the bound runs by itself. Needs a connected Ray, see nwc_infra.cluster. Closing the iterator hands out no more
     jobs; the few that run end by themselves (cancelling them can abort the driver, in Ray 2.60).
 
-    A job is tried again when its worker dies (3 times) or its store fails in passing (3 times); any other error is
-    final.
+    A job is tried again when its worker dies (3 times, then its error is a WorkerLostError) or its store fails in
+    passing (3 times); any other error is final.
 
     Args:
         function: importable in the workers; returns a small row.
@@ -88,33 +100,29 @@ def run_bounded(
         max_bytes_in_flight: bound on the sum of nbytes of the jobs handed to Ray, over the whole cluster; None for
             what its nodes offer.
         workers: bound on their number; None for one per CPU of the cluster.
+        capacity: a bound besides, shared with other runs in threads of this process. Of runs that wait for room the
+            one that was called first gets it. Room is free when a job ends, whether its run looks or not.
 
     Raises:
         UsageError: at once, for a job that no node can ever run.
-        NwcError: while iterating, if Ray itself is lost.
+        ClusterLostError: while iterating, if Ray itself is lost.
     """
-    cpus, memory = _check_can_run(jobs)
-    bound = memory if max_bytes_in_flight is None else max_bytes_in_flight
-    return _run(function, jobs, shared, bound, min(workers or cpus, cpus))
+    offer = cluster_offer()
+    _check_can_run(jobs, offer.largest)
+    slots = min(workers or offer.cpus, offer.cpus)
+    bound = offer.nbytes if max_bytes_in_flight is None else max_bytes_in_flight
+    turn = (capacity or Capacity(slots, max(bound, 1))).turn()
+    return _run(function, jobs, shared, bound, slots, turn)
 
 
-def _check_can_run(jobs: Sequence[Job]) -> tuple[int, int]:
-    """Prevents Ray's silent endless wait for a node that doesn't exist. Returns the cluster's CPUs and bytes of memory."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = int(sum(node.get("CPU", 0) for node in nodes))
-    if cpus < 1:
-        raise UsageError("the Ray cluster has no CPU that a job could run on")
-    memories = [int(node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-    memory = max(memories)
+def _check_can_run(jobs: Sequence[Job], nbytes: int) -> None:
+    """Prevents Ray's silent endless wait for a node that doesn't exist. `nbytes`: memory of the largest node."""
     for job in jobs:
-        if _reserved(job) > memory:
+        if _reserved(job) > nbytes:
             raise UsageError(
                 f"{job.key}: needs {_reserved(job) / 1e6:,.0f} MB of memory in one worker; "
-                f"the largest node of the Ray cluster offers {memory / 1e6:,.0f} MB"
+                f"the largest node of the Ray cluster offers {nbytes / 1e6:,.0f} MB"
             )
-    return cpus, sum(memories)
 
 
 def _reserved(job: Job) -> int:
@@ -123,30 +131,63 @@ def _reserved(job: Job) -> int:
 
 
 def _run(
-    function: Callable[..., R], jobs: Sequence[Job], shared: Mapping[str, object], max_bytes: int, slots: int
+    function: Callable[..., R],
+    jobs: Sequence[Job],
+    shared: Mapping[str, object],
+    max_bytes: int,
+    slots: int,
+    turn: Turn,
 ) -> Iterator[Outcome[R]]:
     import ray
 
     waiting = deque(sorted(jobs, key=lambda job: (-job.nbytes, job.key)))
     running: dict[Any, Job] = {}
+    ended: deque[tuple[Job, Any]] = deque()
     try:
-        remote = ray.remote(num_cpus=1, max_retries=_RETRIES, runtime_env={"env_vars": _ONE_THREAD})
+        remote = ray.remote(num_cpus=1, max_retries=_RETRIES, runtime_env={"env_vars": ONE_THREAD})
         task: Any = remote(_call)
         function_ref = ray.put(function)
         refs = {name: ray.put(value) for name, value in shared.items()}
-        in_flight = 0
-        while waiting or running:
-            while waiting and len(running) < slots and (not running or in_flight + waiting[0].nbytes <= max_bytes):
-                job = waiting.popleft()
-                named = task.options(name=job.key, memory=_reserved(job))
-                running[named.remote(function_ref, job.args, **refs)] = job
-                in_flight += job.nbytes
-            for ref in ray.wait(list(running), num_returns=1)[0]:
-                job = running.pop(ref)
-                in_flight -= job.nbytes
-                yield _outcome(job, ref)
+
+        def submit(job: Job) -> Any:
+            return task.options(name=job.key, memory=_reserved(job)).remote(function_ref, job.args, **refs)
+
+        def fits(job: Job) -> bool:
+            return len(running) < slots and (
+                not running or sum(j.nbytes for j in running.values()) + job.nbytes <= max_bytes
+            )
+
+        while waiting or running or ended:
+            refused = False
+            # Before an outcome is handed out: whoever takes it may be slow, and no CPU should wait for that.
+            while waiting and not refused and fits(waiting[0]):
+                ref = turn.start(waiting[0].nbytes, partial(submit, waiting[0]))
+                refused = ref is None
+                if not refused:
+                    running[ref] = waiting.popleft()
+            if ended:
+                turn.rest()
+                yield _outcome(*ended.popleft())
+                continue
+            ready = _ready(running, wait=not refused)
+            if refused and not ready:
+                turn.wait()
+            turn.ended(ready)
+            ended.extend((running.pop(ref), ref) for ref in ready)
     except ray.exceptions.RayError as error:
-        raise NwcError(f"the Ray cluster was lost: {_first_line(error)}") from error
+        raise ClusterLostError(f"the Ray cluster was lost: {_first_line(error)}") from error
+    finally:
+        turn.rest()
+
+
+def _ready(running: Mapping[Any, Job], *, wait: bool) -> list[Any]:
+    """One job that has ended, if there is one or can be waited for."""
+    import ray
+
+    if not running:
+        return []
+    ready: list[Any] = ray.wait(list(running), num_returns=1, timeout=None if wait else 0)[0]
+    return ready
 
 
 def _call(function: Callable[..., R], args: tuple[Any, ...], /, **shared: object) -> R:
@@ -178,13 +219,14 @@ def _as_nwc_error(job: Job, error: Exception) -> NwcError:
     if isinstance(cause, NwcError):
         named = cause
     elif isinstance(cause, ray.exceptions.OutOfMemoryError):
-        named = NwcError(
-            f"{job.key}: killed {_RETRIES + 1} times because its node ran out of memory: {_first_line(cause)}"
+        named = WorkerLostError(
+            job.key, f"killed {_RETRIES + 1} times because its node ran out of memory: {_first_line(cause)}"
         )
     elif isinstance(cause, ray.exceptions.WorkerCrashedError | ray.exceptions.NodeDiedError):
-        named = NwcError(
-            f"{job.key}: its worker process died {_RETRIES + 1} times: a crash in native code, a lost node, or the "
-            f"kernel's out-of-memory killer"
+        named = WorkerLostError(
+            job.key,
+            f"its worker process died {_RETRIES + 1} times: a crash in native code, a lost node, or the kernel's "
+            "out-of-memory killer",
         )
     else:
         named = NwcError(f"{job.key}: {type(cause).__name__}: {_first_line(cause)}")

@@ -57,8 +57,9 @@ def lossy_candidate(dtype: str, shape: tuple[int, ...]) -> bool:
 
     Vectors (norms, biases), small tensors and types that are not plain floats are coded losslessly.
     """
-    matrix = sum(size > 1 for size in shape) >= 2
-    return DTYPES[dtype].lossy and matrix and math.prod(shape) >= MIN_LOSSY_WEIGHTS
+    if len(shape) < 2 or not DTYPES[dtype].lossy or math.prod(shape) < MIN_LOSSY_WEIGHTS:
+        return False
+    return len(shape) - shape.count(1) >= 2
 
 
 class Codec:

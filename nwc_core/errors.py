@@ -96,3 +96,18 @@ class PermissionDeniedError(StoreError, PermissionError):
 
 class UsageError(NwcError, ValueError):
     """The request itself makes no sense: an option, a job file, a combination of both."""
+
+
+class WorkerLostError(NwcError, RuntimeError):
+    """A job's worker process died, again and again: the job itself seems to kill it. `key` is the job."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key, self.reason = key, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.key, self.reason)
+
+
+class ClusterLostError(NwcError, ConnectionError):
+    """The Ray cluster is gone: nothing that was to run on it will."""

@@ -22,6 +22,7 @@ from nwc_core.strict_json import parse_json, shown
 MAX_HEADER_NBYTES = 100_000_000  # the official library's cap: a longer header would not open elsewhere
 LENGTH_NBYTES = 8
 METADATA_KEY = "__metadata__"
+_KEYS = {"dtype", "shape", "data_offsets"}
 _U64 = 1 << 64  # sizes are u64 in the format; a product at or beyond this overflows in other readers
 
 
@@ -84,7 +85,7 @@ def parse_header(read: Callable[[int, int], bytes], size: int, where: str) -> He
     if not isinstance(entries, dict):
         raise FormatError(f"{where}: header", shown(entries), "a JSON object")
     metadata = _metadata(entries.pop(METADATA_KEY, None), where)
-    found = [(name, _tensor(entry, data_start, _at(where, name))) for name, entry in entries.items()]
+    found = [(name, _tensor(entry, data_start, where, name)) for name, entry in entries.items()]
     found.sort(key=lambda item: (item[1].start, item[1].stop))  # stable: empty tensors keep the header's order
     _check_cover(found, data_start, size, where)
     return Header(dict(found), metadata, data_start)
@@ -136,12 +137,20 @@ def _metadata(value: object, where: str) -> dict[str, str]:
     return value
 
 
-def _tensor(entry: object, data_start: int, where: str) -> TensorInfo:
+def _tensor(entry: object, data_start: int, where: str, name: str) -> TensorInfo:
     """One entry, correct in itself: its offsets hold exactly the bytes that its shape asks for."""
+    try:
+        return _sound_tensor(entry, data_start)
+    except FormatError as error:  # named only where it must be: checkpoints have many tensors
+        raise FormatError(f"{_at(where, name)}{error.where}", error.found, error.wanted) from None
+
+
+def _sound_tensor(entry: object, data_start: int) -> TensorInfo:
+    where = ""
     if not isinstance(entry, dict):
         raise FormatError(where, shown(entry), "an object with dtype, shape and data_offsets")
-    missing = [key for key in ("dtype", "shape", "data_offsets") if key not in entry]
-    if missing:
+    if not entry.keys() >= _KEYS:
+        missing = [key for key in ("dtype", "shape", "data_offsets") if key not in entry]
         raise FormatError(where, f"no {' and no '.join(missing)}", "dtype, shape and data_offsets")
     dtype = _dtype(entry["dtype"], where)
     shape = _sizes(entry["shape"], "shape", where)
@@ -163,10 +172,13 @@ def _dtype(name: object, where: str) -> DType:
 
 
 def _sizes(values: object, field: str, where: str) -> tuple[int, ...]:
-    # `type(v) is int`, since True is an int to isinstance.
-    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < _U64 for v in values):
-        raise FormatError(where, f"{field} {shown(values)}", "a list of whole numbers, 0 or more, below 2**64")
-    return tuple(values)
+    if isinstance(values, list):
+        for value in values:
+            if type(value) is not int or not 0 <= value < _U64:  # True is an int to isinstance
+                break
+        else:
+            return tuple(values)
+    raise FormatError(where, f"{field} {shown(values)}", "a list of whole numbers, 0 or more, below 2**64")
 
 
 def _nbytes(dtype: DType, shape: tuple[int, ...], where: str) -> int:

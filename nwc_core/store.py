@@ -7,7 +7,7 @@ scheme, and one is loaded when a URI first asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -19,10 +19,35 @@ Role = Literal["source", "destination"]  # what a URI is in a command: credentia
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One listed object: `key` relative to the store's root with "/" between parts, `size` in bytes."""
+    """One listed object.
+
+    Attributes:
+        key: relative to the store's root, with "/" between parts.
+        size: in bytes.
+        modified: when it was last written, in seconds since 1970 by the store's clock; 0 if the store does not know.
+    """
 
     key: str
     size: int
+    modified: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A write that has begun and not ended: it is under way, or its writer was killed and left it behind.
+
+    No listing of objects shows it, and it takes room that is paid for.
+
+    Attributes:
+        key: what is being written, as far as the store knows: a local disk names the unfinished file itself.
+        id: the store's own name of it.
+        started: when it began, in seconds since 1970 by the store's clock; a local disk gives the time of the last
+            change.
+    """
+
+    key: str
+    id: str
+    started: float
 
 
 @runtime_checkable
@@ -70,6 +95,13 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
         ...
+
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        """Unfinished writes whose key starts with prefix, in no order. A store that leaves none behind has none."""
+        return iter(())
+
+    def abort(self, upload: Upload) -> None:
+        """Remove what an unfinished write has left; one that is gone is no error. A writer still at it will fail."""
 
 
 def open_store(uri: str | Path | Store, role: Role | None = None) -> Store:

@@ -64,6 +64,13 @@ def statistics_memory(calibration: Calibration | None) -> Mapping[str, int]:
     return {name: 6 * k * n * n + _BYTES_PER_ELEMENT * n * n for name, (k, _, n) in shapes.items()}
 
 
+def shared_columns(calibration: Calibration | None) -> Mapping[str, int]:
+    """Columns of H, of the tensors that have just one H; by name."""
+    weights = () if calibration is None else calibration.record.weights
+    shapes = {weight.name: weight.matrix_shape for weight in weights if weight.hessian is not None}
+    return {name: n for name, (k, _, n) in shapes.items() if k == 1}
+
+
 _last: dict[tuple[str, str, str], WeightStatistics | None] = {}  # of one tensor; one worker process, one at a time
 
 

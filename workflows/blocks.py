@@ -7,7 +7,7 @@ they fit, else runs of rows along the first axis, else runs of rows inside one s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nwc_core.codec import lossy_candidate
@@ -18,6 +18,9 @@ MAX_BLOCK_WEIGHTS = 1 << 23
 # A task writes one payload object: large enough for few requests, small enough that all workers stay busy to the end.
 MIN_TASK_WEIGHTS, MAX_TASK_WEIGHTS = 1 << 20, 1 << 23
 TASKS_WANTED = 8
+# Blocks of one tensor that share an H of so many columns and more stay in one task, up to so many weights: its factor is
+# computed once for all of them. Of 4,096 columns that takes as long as coding a block, of 11,008 ten times as long.
+WIDE_COLUMNS, MAX_SHARED_WEIGHTS = 2048, 1 << 26
 # What coding one weight holds at its peak, measured: source bytes, float32 copy, squares, levels, steps, points,back.
 BYTES_PER_WEIGHT = 48
 # A worker's interpreter with torch and the compiled kernels.
@@ -83,6 +86,8 @@ class Task:
 
 def cut_tensor(tensor: SourceTensor, limit: int = MAX_BLOCK_WEIGHTS) -> list[Block]:
     """The blocks of a tensor, in order, none larger than `limit` weights; an empty tensor is one empty block."""
+    if tensor.numel <= limit:
+        return [Block(tensor, 0, 0, tensor.shape, lossy_candidate(tensor.dtype.name, tensor.shape))]
     return [
         # By the block's own shape: a run of rows may be too small for the lossy coder where its tensor was not.
         Block(tensor, number, start, shape, lossy_candidate(tensor.dtype.name, shape))
@@ -107,16 +112,22 @@ def _cut(shape: tuple[int, ...], limit: int) -> Iterator[tuple[int, tuple[int, .
         yield first * inner, (min(rows, shape[0] - first), *shape[1:])
 
 
-def pack_tasks(blocks: Iterable[Block]) -> list[Task]:
-    """Group blocks, in order, into tasks of like size."""
-    blocks = list(blocks)
+def pack_tasks(blocks: Iterable[Block], columns: Mapping[str, int] | None = None) -> list[Task]:
+    """Group blocks, in order, into tasks of like size.
+
+    Args:
+        columns: of the H that all blocks of a tensor share, for tensors with one; by name.
+    """
+    blocks, columns = list(blocks), columns or {}
     total = sum(block.numel for block in blocks)
     wanted = min(max(total // TASKS_WANTED, MIN_TASK_WEIGHTS), MAX_TASK_WEIGHTS)
     tasks: list[Task] = []
     group: list[Block] = []
     size = 0
     for block in blocks:
-        if group and size + block.numel > wanted:
+        shares = bool(group) and group[-1].tensor.name == block.tensor.name
+        shares = shares and columns.get(block.tensor.name, 0) >= WIDE_COLUMNS
+        if group and size + block.numel > (MAX_SHARED_WEIGHTS if shares else wanted):
             tasks.append(_task(group))
             group, size = [], 0
         group.append(block)

@@ -16,7 +16,12 @@ from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError
 from nwc_core.store import Store
 from nwc_workflows.sources import Checkpoint
 
-QUANTIZATION_CONFIG = {"quant_method": "nwc", "format": "nwc-artifact", "version": 1}
+# What config.json gains for transformers. No file has the name that it gives for the weights: `nwc_core.hf` answers to it,
+# and where nobody imported that, transformers' message that there is no such file says what to do.
+FOR_TRANSFORMERS = {
+    "quantization_config": {"quant_method": "nwc", "format": "nwc-artifact", "version": 1},
+    "transformers_weights": "import-nwc_core.hf-to-load-this.safetensors",
+}
 _CONFIG = "config.json"
 _AT_ROOT = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "merges.txt")
 _AT_ROOT_PREFIXES = (
@@ -98,7 +103,7 @@ def _contents(carried: Carried, checkpoint: Checkpoint) -> Iterator[tuple[str, s
 def _derived_config(checkpoint: Checkpoint) -> bytes | None:
     if checkpoint.config is None:
         return None
-    return json.dumps({**checkpoint.config, "quantization_config": QUANTIZATION_CONFIG}, indent=2).encode() + b"\n"
+    return json.dumps({**checkpoint.config, **FOR_TRANSFORMERS}, indent=2).encode() + b"\n"
 
 
 def _belongs_at_root(path: str) -> bool:

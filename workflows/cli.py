@@ -2,7 +2,7 @@
 
 Promises: `nwc --help` imports no command and answers in a fraction of a second; errors that nwc raises on purpose are
 one line and no traceback (NWC_DEBUG=1 shows it); exit codes are 0 done, 1 failed, 2 wrong usage, 3 finished with some
-tensors or models failed, 130 interrupted.
+tensors or models failed, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import click
 
 from nwc_core.errors import NwcError, UsageError
 from nwc_workflows.console import ExitCode, json_text
+from nwc_workflows.termination import EXIT_CODE as TERMINATED
+from nwc_workflows.termination import interrupted_by_sigterm
 
 
 class Row(NamedTuple):
@@ -33,11 +35,16 @@ COMMANDS = {
     "plan": Row("nwc_workflows.commands.plan:plan", "Say what compressing would do, without doing it."),
     "compress": Row("nwc_workflows.commands.compress:compress", "Compress a checkpoint into an artifact."),
     "verify": Row("nwc_workflows.commands.verify:verify", "Check every byte of an artifact."),
-    "inspect": Row("nwc_workflows.commands.inspect:inspect", "List what an artifact holds."),
+    "inspect": Row("nwc_workflows.commands.inspect:inspect", "Show what an artifact holds, or how two differ."),
+    "cat": Row("nwc_workflows.commands.cat:cat", "Decode one tensor into a file."),
     "decompress": Row("nwc_workflows.commands.decompress:decompress", "Turn an artifact back into a checkpoint."),
+    "export": Row("nwc_workflows.commands.export:export", "Write a plain checkpoint that everything loads."),
+    "catalog": Row("nwc_workflows.commands.catalog:catalog", "Compress many models by one file."),
     "calibrate": Row("nwc_workflows.commands.calibrate:calibrate", "Measure what an error in each weight does."),
     "evaluate": Row("nwc_workflows.commands.evaluate:evaluate", "Compare compressed models with the original on data."),
     "train": Row("nwc_workflows.commands.train:train", "Train a codec on checkpoints."),
+    "submit": Row("nwc_workflows.commands.submit:submit", "Run a catalog on a cluster."),
+    "jobs": Row("nwc_workflows.commands.jobs:jobs", "List, follow and stop the jobs on a cluster."),
     "bench": Row("nwc_workflows.commands.bench:bench", "Measure speed and rate on this machine."),
 }
 
@@ -69,10 +76,13 @@ def nwc() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script; always ends in SystemExit with the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_run(arguments))
+    with interrupted_by_sigterm() as received:
+        code = _run(arguments, received)
+    sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], received: Sequence[int]) -> int:
+    """The exit code. `received` holds a number as soon as SIGTERM has interrupted."""
     try:
         code = nwc.main(arguments, prog_name="nwc", standalone_mode=False)
     except NwcError as error:
@@ -86,8 +96,8 @@ def _run(arguments: list[str]) -> int:
             print(error.ctx.get_usage(), file=sys.stderr)
         return _report(error, error.format_message(), ExitCode(error.exit_code), arguments)
     except (click.Abort, KeyboardInterrupt):
-        print("nwc: interrupted", file=sys.stderr)
-        return 128 + 2  # what a shell reports for a process ended by SIGINT
+        print(f"nwc: {'terminated' if received else 'interrupted'}", file=sys.stderr)
+        return TERMINATED if received else 128 + 2  # what a shell reports for a process ended by SIGTERM or SIGINT
     return code if isinstance(code, int) else ExitCode.DONE
 
 
@@ -105,3 +115,7 @@ def _wants_json(arguments: list[str]) -> bool:
     """Read off the arguments themselves: a wrong option elsewhere ends click's parsing before it gets to this one."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--output=json" in options or ("--output", "json") in pairwise(options)
+
+
+if __name__ == "__main__":  # how `nwc submit` starts it on a cluster
+    main()

@@ -24,6 +24,7 @@ from nwc_workflows.allocate import Lossless, Measured, Unreached
 from nwc_workflows.block_statistics import read_statistics
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
+from nwc_workflows.timeline import stage
 
 if TYPE_CHECKING:
     from nwc_workflows.calibration.reading import Calibration
@@ -58,24 +59,12 @@ def code_task(
         codec: the codec file.
         calibration: where the blocks' statistics are; None to weigh all errors alike.
     """
-    parsed = _parse_codec(codec)
-    remaining = iter(rates)
-    coded: list[tuple[Block, EncodedTensor, bytes]] = []
-    for block in task.blocks:
-        source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
-        with _naming(block):
-            tensor = to_tensor(source, block.tensor.dtype, block.shape)
-            if block.lossy:
-                statistics = read_statistics(calibration, block)
-                weighing = statistics.arguments() if statistics else {}
-                encoded = parsed.encode(tensor, next(remaining), preset=preset, **weighing)
-            else:
-                encoded = encode_lossless(tensor)
-        coded.append((block, encoded, hashlib.sha256(source).digest()))
+    coded = code_blocks(task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration)
     streams = [encoded.to_bytes() for _, encoded, _ in coded]
     names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
     payload = build_payload(list(zip(names, streams, strict=True)))
-    ref = put_object(destination, "payload", payload.data)
+    with stage("write"):
+        ref = put_object(destination, "payload", payload.data)
     rows = tuple(
         BlockRow(
             tensor=block.tensor.name,
@@ -100,6 +89,34 @@ def code_task(
     return CodedTask(ref, rows)
 
 
+def code_blocks(
+    task: Task,
+    rates: Sequence[float],
+    preset: str,
+    *,
+    checkpoint: Checkpoint,
+    codec: bytes,
+    calibration: Calibration | None,
+) -> list[tuple[Block, EncodedTensor, bytes]]:
+    """Read and code the blocks of a task: each with the SHA-256 of its source bytes. Arguments as for `code_task`."""
+    parsed = _parse_codec(codec)
+    remaining = iter(rates)
+    coded: list[tuple[Block, EncodedTensor, bytes]] = []
+    for block in task.blocks:
+        with _naming(block), stage("read"):
+            source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
+            statistics = read_statistics(calibration, block) if block.lossy else None
+        with _naming(block), stage("code"):
+            tensor = to_tensor(source, block.tensor.dtype, block.shape)
+            if block.lossy:
+                weighing = statistics.arguments() if statistics else {}
+                encoded = parsed.encode(tensor, next(remaining), preset=preset, **weighing)
+            else:
+                encoded = encode_lossless(tensor)
+            coded.append((block, encoded, hashlib.sha256(source).digest()))
+    return coded
+
+
 def measure_task(
     task: Task, bits: float, *, checkpoint: Checkpoint, codec: bytes, calibration: Calibration
 ) -> tuple[Measured, ...]:
@@ -117,10 +134,11 @@ def measure_task(
     for block in task.blocks:
         if not block.lossy:
             continue
-        source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
-        with _naming(block):
-            tensor = to_tensor(source, block.tensor.dtype, block.shape)
+        with _naming(block), stage("read"):
+            source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
             statistics = read_statistics(calibration, block)
+        with _naming(block), stage("code"):
+            tensor = to_tensor(source, block.tensor.dtype, block.shape)
             curve = parsed.rate_curve(tensor, bits=bits, **(statistics.arguments() if statistics else {}))
             if curve is None:
                 found.append(Lossless(block.numel, encode_lossless(tensor).nbytes))

@@ -1,37 +1,38 @@
 """Compressing a checkpoint: plan, code the tasks on Ray, store the payloads, commit the artifact.
 
 Workers receive names and byte ranges, read their bytes themselves, and return one small row for each block. Objects are
-written under names made from their content before the commit, so an interrupted run leaves nothing that looks finished
-and the next one overwrites nothing.
+written under names made from their content before the commit, so an interrupted run leaves nothing that looks finished,
+the next one overwrites nothing, and goes on where it was (see `nwc_workflows.resume`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Any, TypeVar, cast
 
 from nwc_core.artifact.index import read_index, write_index
 from nwc_core.artifact.manifest import Counts, Manifest, Skipped, WeightFile
 from nwc_core.artifact.objects import ObjectRef, reference
 from nwc_core.artifact.writer import commit, existing_manifest, put_object
 from nwc_core.codec import MIN_LOSSY_WEIGHTS
-from nwc_core.errors import NwcError, UsageError
+from nwc_core.errors import NwcError, StoreError, UsageError
 from nwc_core.store import Store
+from nwc_infra.capacity import Capacity
 from nwc_infra.cluster import cluster
-from nwc_infra.scheduler import Job, Outcome, run_bounded
 from nwc_workflows.allocate import Allocation, Measured, allocate
 from nwc_workflows.blocks import Task
 from nwc_workflows.carried import Carried, check_free, describe_files, write_files
-from nwc_workflows.coding import CodedTask, code_task, measure_task
+from nwc_workflows.coding import CodedTask
 from nwc_workflows.destination import check_apart, check_same, check_unchanged
 from nwc_workflows.fitting import ROUNDS, TaskSize, corrected, fits
 from nwc_workflows.plan import MIN_BITS, Plan
+from nwc_workflows.resume import begin, clear, clear_if_begun
+from nwc_workflows.tasks import Tasks
+from nwc_workflows.timeline import TaskSpan
 
-R = TypeVar("R")
 Advance = Callable[[int], None]
 
 
@@ -52,6 +53,7 @@ class CompressResult:
         source_nbytes: bytes of the source's weight files.
         lossy_bits: bits per weight that the tensors coded lossily were to get.
         allocation: how rates were allocated; None if all blocks were to get the same, or nothing was done.
+        timeline: of all tasks that ran, those of earlier runs too that this one found done.
     """
 
     manifest: Manifest
@@ -62,6 +64,7 @@ class CompressResult:
     source_nbytes: int
     lossy_bits: float
     allocation: Allocation | None = None
+    timeline: tuple[TaskSpan, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -75,6 +78,7 @@ def compress(
     *,
     address: str | None = None,
     workers: int | None = None,
+    capacity: Capacity | None = None,
     on_progress: Advance = _ignore,
     measured: Sequence[Measured] | None = None,
 ) -> CompressResult:
@@ -85,12 +89,14 @@ def compress(
         destination: where the artifact goes.
         address: of a running Ray cluster; None starts a local one for the duration.
         workers: tasks at once; None for one per CPU.
+        capacity: shared with other compressions of this process, on a Ray that it is connected to.
         on_progress: called with bytes that are done, `work(plan)` in all; with source bytes if only those are compared.
         measured: from `measure`; if None, a plan that allocates measures here.
 
     Raises:
         UsageError: the destination lies inside the source.
-        AlreadyExistsError: the destination holds a different artifact, or a file in the way; nothing was touched.
+        AlreadyExistsError: the destination holds a different artifact, the beginning of one, or a file in the way; nothing
+            was touched.
         NwcError: a task failed; its tensor is named, nothing was committed. Or `max_bytes` could not be met.
     """
     started = time.monotonic()
@@ -99,20 +105,24 @@ def compress(
         return carried
     with cluster(address, workers) as ray_cluster:
         # First: a destination that refuses is known at once.
+        begun = begin(plan, destination)
         codec = put_object(destination, "codec", plan.codec.to_bytes())
+        tasks = Tasks(plan, destination, begun, ray_cluster.workers, capacity)
         if address is None:
             _compile_kernels(plan)
         if plan.allocates and measured is None:
-            measured = _measure(plan, ray_cluster.workers, on_progress)
+            measured = _measure(tasks, on_progress)
         allocation = None if measured is None else allocate(measured, plan.bits)
-        coding = _Coding(plan, codec, carried, destination, ray_cluster.workers)
+        coding = _Coding(plan, codec, carried, tasks)
         made, superseded = coding.fitting(_by_task(plan, allocation), on_progress)
     _store(made, plan, carried, destination)
     created = commit(destination, made.manifest)
     for key in superseded:  # only now: whoever raced us to the commit might have been using them
         destination.delete(key)
+    clear(destination)
     seconds = time.monotonic() - started
-    return _result(plan, made.manifest, created=created, seconds=seconds, allocation=allocation)
+    timeline = tuple(sorted(tasks.spans, key=lambda span: span.started))
+    return _result(plan, made.manifest, created=created, seconds=seconds, allocation=allocation, timeline=timeline)
 
 
 def find_finished(plan: Plan, destination: Store, on_progress: Advance = _ignore) -> CompressResult | None:
@@ -138,6 +148,7 @@ def _carried_or_finished(plan: Plan, destination: Store, on_progress: Advance) -
         with suppress(UsageError):  # too few for this model: that is another artifact, as will be said
             plan = plan.with_bits(bits)  # what the search found is part of the artifact
     check_same(plan, carried, existing, destination, on_progress)
+    clear_if_begun(destination)  # by a run that was stopped just behind its commit
     return _result(plan, existing, created=False, seconds=time.monotonic() - started)
 
 
@@ -162,13 +173,13 @@ def measure(
     with cluster(address, workers) as ray_cluster:
         if address is None:
             _compile_kernels(plan)
-        return _measure(plan, ray_cluster.workers, on_progress)
+        return _measure(Tasks(plan, None, None, ray_cluster.workers), on_progress)
 
 
-def _measure(plan: Plan, workers: int, on_progress: Advance) -> list[Measured]:
-    jobs = {index: (task, plan.measured_at) for index, task in enumerate(plan.tasks)}
-    found = _run(measure_task, plan, jobs, {}, workers, on_progress)
-    return [block for index in range(len(plan.tasks)) for block in found[index]]
+def _measure(tasks: Tasks, on_progress: Advance) -> list[Measured]:
+    count = len(tasks.plan.tasks)
+    found = tasks.run("measure", dict.fromkeys(range(count), (tasks.plan.measured_at,)), on_progress)
+    return [block for index in range(count) for block in found[index]]
 
 
 def _by_task(plan: Plan, allocation: Allocation | None) -> list[tuple[float, ...]]:
@@ -178,6 +189,9 @@ def _by_task(plan: Plan, allocation: Allocation | None) -> list[tuple[float, ...
     return [tuple(islice(rates, count)) for count in counts]
 
 
+_compiled: set[tuple[str, bool]] = set()
+
+
 def _compile_kernels(plan: Plan) -> None:
     """Code a little here first: the compiled kernels go into numba's cache, from which workers on this machine load them.
 
@@ -185,6 +199,10 @@ def _compile_kernels(plan: Plan) -> None:
     """
     import torch
 
+    kernels = (plan.options.preset, plan.calibration is not None)
+    if kernels in _compiled:
+        return
+    _compiled.add(kernels)
     codec, weight = plan.codec, torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1)
     columns = weight.shape[1]
     for hessian in (None,) if plan.calibration is None else (None, torch.eye(columns)):
@@ -210,8 +228,7 @@ class _Coding:
     plan: Plan
     codec: ObjectRef
     carried: Carried
-    destination: Store
-    workers: int
+    tasks: Tasks
 
     def fitting(self, rates: list[tuple[float, ...]], on_progress: Advance) -> tuple[_Made, set[str]]:
         """The artifact, and keys of payloads that were stored on the way to it but are no part of it.
@@ -245,9 +262,8 @@ class _Coding:
         return best, stored - {ref.object for ref in best.manifest.payloads}
 
     def _code(self, rates: Mapping[int, tuple[float, ...]], on_progress: Advance) -> dict[int, CodedTask]:
-        tasks, preset = self.plan.tasks, self.plan.options.preset
-        jobs = {index: (tasks[index], of_blocks, preset) for index, of_blocks in rates.items()}
-        return _run(code_task, self.plan, jobs, {"destination": self.destination}, self.workers, on_progress)
+        preset = self.plan.options.preset
+        return self.tasks.run("code", {index: (of, preset) for index, of in rates.items()}, on_progress)
 
     def _describe(self, coded: Mapping[int, CodedTask]) -> _Made:
         plan = self.plan
@@ -282,33 +298,17 @@ def _task_size(task: Task, coded: CodedTask, rates: tuple[float, ...]) -> TaskSi
     return TaskSize(rates, tuple(row.numel if row.coder == "nwc" else 0 for block, row in pairs if block.lossy))
 
 
-def _run(
-    function: Callable[..., R],
-    plan: Plan,
-    jobs: Mapping[int, tuple[Any, ...]],
-    shared: Mapping[str, object],
-    workers: int,
-    on_progress: Advance,
-) -> dict[int, R]:
-    """Results of some tasks, by their position in the plan: the function's positional arguments are given by it, too."""
-    tasks = {plan.tasks[index].key: index for index in jobs}
-    run = [Job(key, jobs[index], plan.memory(plan.tasks[index])) for key, index in tasks.items()]
-    common = {"checkpoint": plan.checkpoint, "codec": plan.codec.to_bytes(), "calibration": plan.calibration}
-    done: dict[int, R] = {}
-    outcomes = run_bounded(function, run, shared={**common, **shared}, workers=workers)
-    with closing(cast("Generator[Outcome[R]]", outcomes)):  # after a failure nobody goes on writing
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-            index = tasks[outcome.job.key]
-            done[index] = cast("R", outcome.value)
-            on_progress(plan.tasks[index].nbytes)
-    return done
-
-
 def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> None:
-    """Everything but the manifest."""
+    """Everything but the manifest. Raises StoreError if a payload that was stored is there no more."""
     check_unchanged(plan.checkpoint)
+    there = {info.key: info.size for info in destination.list("payload-")}
+    for ref in made.manifest.payloads:
+        if there.get(ref.object) != ref.size:
+            found = "is gone" if ref.object not in there else f"has {there[ref.object]} bytes instead of {ref.size}"
+            raise StoreError(
+                f"{destination.uri}/{ref.object}",
+                f"{found}: somebody deleted or changed it; run the same command again",
+            )
     write_files(carried, plan.checkpoint, destination)
     put_object(destination, "index", made.index)
     # What is committed opens: a reader refuses more than a writer does.
@@ -325,7 +325,13 @@ def _carried_nbytes(manifest: Manifest) -> int:
 
 
 def _result(
-    plan: Plan, manifest: Manifest, *, created: bool, seconds: float, allocation: Allocation | None = None
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    created: bool,
+    seconds: float,
+    allocation: Allocation | None = None,
+    timeline: tuple[TaskSpan, ...] = (),
 ) -> CompressResult:
     sizes = weight_nbytes(manifest), _carried_nbytes(manifest)
-    return CompressResult(manifest, created, seconds, *sizes, plan.source_nbytes, plan.bits, allocation)
+    return CompressResult(manifest, created, seconds, *sizes, plan.source_nbytes, plan.bits, allocation, timeline)

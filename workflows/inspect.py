@@ -1,11 +1,13 @@
-"""What an artifact holds, from its manifest and index alone: no block is read."""
+"""What an artifact holds, from its manifest and index alone: no block is read, unless relative errors are wanted."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from nwc_core.artifact.reader import Artifact
+from nwc_workflows.decoded_blocks import decoded_blocks
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class TensorSummary:
         nbytes: coded bytes.
         side_nbytes: those of them that are headers and side information.
         mse: mean squared error per weight.
+        power: mean square of the decoded weights; None where nobody asked, or there is no error to compare with it.
     """
 
     name: str
@@ -29,6 +32,7 @@ class TensorSummary:
     nbytes: int
     side_nbytes: int
     mse: float
+    power: float | None = None
 
     @property
     def numel(self) -> int:
@@ -38,6 +42,44 @@ class TensorSummary:
     def bits_per_weight(self) -> float:
         """8 * nbytes / numel; infinite for an empty tensor."""
         return 8 * self.nbytes / self.numel if self.numel else math.inf
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Several tensors together.
+
+    Attributes:
+        tensors: how many.
+        numel: their weights.
+        nbytes: coded bytes.
+        rms_error: root of the mean squared error per weight.
+        relative_error: the same over the root of the mean square of the decoded weights, of those tensors that have an
+            error; None if that is not known.
+    """
+
+    tensors: int
+    numel: int
+    nbytes: int
+    rms_error: float
+    relative_error: float | None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """8 * nbytes / numel; infinite without weights."""
+        return 8 * self.nbytes / self.numel if self.numel else math.inf
+
+
+def totals(tensors: Sequence[TensorSummary]) -> Totals:
+    """These tensors together."""
+    numel = sum(t.numel for t in tensors)
+    error = sum(t.mse * t.numel for t in tensors)
+    relative = None
+    lossy = [t for t in tensors if t.mse > 0]
+    if lossy and all(t.power is not None for t in lossy):
+        energy = sum((t.power or 0.0) * t.numel for t in lossy)
+        relative = math.sqrt(error / energy) if energy > 0 else math.inf
+    nbytes = sum(t.nbytes for t in tensors)
+    return Totals(len(tensors), numel, nbytes, math.sqrt(error / numel) if numel else 0.0, relative)
 
 
 def summarise(artifact: Artifact) -> list[TensorSummary]:
@@ -59,6 +101,30 @@ def summarise(artifact: Artifact) -> list[TensorSummary]:
             )
         )
     return out
+
+
+def with_power(
+    artifact: Artifact, tensors: Sequence[TensorSummary], on_progress: Callable[[int], None] = lambda nbytes: None
+) -> list[TensorSummary]:
+    """The same, with the mean square of each tensor that has an error: reads and decodes all of these.
+
+    Args:
+        artifact: that holds them.
+        tensors: of `summarise`.
+        on_progress: called with coded bytes as they are done.
+
+    Raises:
+        IntegrityError, FormatError: a block is damaged.
+    """
+    import torch
+
+    lossy = {t.name for t in tensors if t.mse > 0}
+    rows = [row for row in artifact.index if row.tensor in lossy]
+    energy = dict.fromkeys(lossy, 0.0)
+    for row, block in zip(rows, decoded_blocks(artifact, rows), strict=True):
+        energy[row.tensor] += float(block.to(torch.float64).square().sum())
+        on_progress(row.length)
+    return [replace(t, power=energy[t.name] / t.numel) if t.name in lossy else t for t in tensors]
 
 
 def artifact_nbytes(artifact: Artifact) -> dict[str, int]:

@@ -18,7 +18,7 @@ from nwc_core.encoded import MAX_RANK
 from nwc_core.errors import FormatError, UsageError
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
-from nwc_workflows.block_statistics import statistics_memory
+from nwc_workflows.block_statistics import shared_columns, statistics_memory
 from nwc_workflows.blocks import Block, Task, cut_tensor, pack_tasks
 from nwc_workflows.calibration_match import check_matches
 from nwc_workflows.carried import Carried
@@ -36,7 +36,7 @@ MAX_ELEMENTS = 1 << 48  # as in an index and a coded tensor
 _HIGHEST_MEASURED = 8  # about which rate curves are measured, bits per weight: beyond, damping no longer matters
 # A size is aimed at from below: what a run gives is off by about as much, and only what is too large must be corrected.
 _SIZE_MARGIN = 0.001
-_DERIVED_NBYTES = 150  # by which the config.json made for transformers is larger than the checkpoint's own
+_DERIVED_NBYTES = 225  # by which the config.json made for transformers is larger than the checkpoint's own
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,8 @@ def make_plan(
     _check_holdable(checkpoint)
     if calibration is not None:
         check_matches(calibration, checkpoint)
-    tasks = tuple(pack_tasks(block for tensor in checkpoint.tensors for block in cut_tensor(tensor)))
+    blocks = (block for tensor in checkpoint.tensors for block in cut_tensor(tensor))
+    tasks = tuple(pack_tasks(blocks, shared_columns(calibration)))
     fixed = fixed_nbytes(checkpoint, codec, tasks)
     uri = open_store(source, "source").uri
     plan = Plan(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {}))
@@ -277,7 +278,8 @@ def _up(bits: float) -> float:
 def _check_holdable(checkpoint: Checkpoint) -> None:
     """Refuse now what the artifact's format refuses after hours of work. Raises FormatError."""
     for tensor in checkpoint.tensors:
-        if len(tensor.shape) > MAX_RANK or math.prod(size for size in tensor.shape if size) > MAX_ELEMENTS:
+        numel = tensor.numel or math.prod(size for size in tensor.shape if size)
+        if len(tensor.shape) > MAX_RANK or numel > MAX_ELEMENTS:
             where = f"{checkpoint.store.uri}/{tensor.file}: tensor {shown(tensor.name)}"
             wanted = f"at most {MAX_RANK} dimensions whose product, zeros left out, is at most {MAX_ELEMENTS}"
             raise FormatError(where, f"shape {shown(list(tensor.shape))}", wanted)

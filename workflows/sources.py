@@ -7,11 +7,11 @@ true sizes. All bytes come through a store, so a folder and an object store are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nwc_core.dtypes import DType
 from nwc_core.errors import FormatError, NotFoundError, StoreError, UsageError
@@ -32,6 +32,8 @@ from nwc_workflows.source_files import (
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+R = TypeVar("R")
 N_READERS = 8  # headers read at once: each costs two round trips of an object store, and a checkpoint has up to 200
 
 
@@ -79,8 +81,8 @@ class SourceTensor:
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+        """Number of elements; the product of the dimensions, as its header's parser made sure."""
+        return self.nbytes // self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,9 @@ def _open_folder(store: Store, listing: list[ObjectInfo]) -> Checkpoint:
     files, tensors = _read_weights(store, plan.weights)
     _check_index(store.uri, plan, tensors)
     # A listing also names what cannot be read, such as a link out of the folder: better refused now than after hours.
-    with ThreadPoolExecutor(N_READERS) as pool:
-        for info, size in zip(plan.other, pool.map(store.size, [info.key for info in plan.other]), strict=True):
-            if size != info.size:
-                raise StoreError(f"{store.uri}/{info.key}", f"has {size} bytes; it had {info.size} a moment ago")
+    for info, size in zip(plan.other, _side_by_side(store.size, [info.key for info in plan.other]), strict=True):
+        if size != info.size:
+            raise StoreError(f"{store.uri}/{info.key}", f"has {size} bytes; it had {info.size} a moment ago")
     return Checkpoint(store, files, tensors, plan.other, plan.skipped, read_config(store, plan.other))
 
 
@@ -204,8 +205,7 @@ def _read_weights(store: Store, infos: Iterable[ObjectInfo]) -> tuple[tuple[Weig
         return version, parse_header(lambda start, stop: store.get_range(info.key, start, stop), size, where)
 
     infos = list(infos)
-    with ThreadPoolExecutor(N_READERS) as pool:
-        versions, headers = zip(*pool.map(read, infos), strict=True) if infos else ((), ())
+    versions, headers = zip(*_side_by_side(read, infos), strict=True) if infos else ((), ())
     tensors: dict[str, SourceTensor] = {}
     for info, header in zip(infos, headers, strict=True):
         for name, t in header.tensors.items():
@@ -218,6 +218,14 @@ def _read_weights(store: Store, infos: Iterable[ObjectInfo]) -> tuple[tuple[Weig
         for info, header, version in zip(infos, headers, versions, strict=True)
     )
     return files, tuple(tensors.values())
+
+
+def _side_by_side(read: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Results in order. A single one needs no threads, which cost more than planning a small checkpoint otherwise does."""
+    if len(items) < 2:
+        return [read(item) for item in items]
+    with ThreadPoolExecutor(N_READERS) as pool:
+        return list(pool.map(read, items))
 
 
 def _check_index(where: str, plan: FolderPlan, tensors: Iterable[SourceTensor]) -> None:

@@ -10,10 +10,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from nwc_core.errors import NwcError
 from nwc_core.rate_curve import RATES
 from nwc_core.store import Store, open_store
+from nwc_infra.capacity import Capacity
 from nwc_infra.cluster import cluster
 from nwc_workflows.allocate import Measured, bits_for
 from nwc_workflows.compress import CompressResult, compress, find_finished, measure, work
@@ -74,6 +76,7 @@ def compress_to_quality(
     scratch: str | None = None,
     address: str | None = None,
     workers: int | None = None,
+    capacity: Capacity | None = None,
 ) -> TrialsResult:
     """Make the smallest artifact that meets the plan's quality; or the one of the plan's size, if it passes its gate.
 
@@ -85,7 +88,7 @@ def compress_to_quality(
         on_trial: told of each trial.
         recovery: tunes each artifact before it is measured; the plan has room for it.
         scratch: URI below which trials are kept, for the time being; None for a temporary folder of this machine.
-        address, workers: as for `compress`.
+        address, workers, capacity: as for `compress`.
 
     Raises:
         UsageError: a cluster, and no scratch place that its machines reach.
@@ -99,7 +102,7 @@ def compress_to_quality(
     target = plan.options.quality or plan.options.gate
     assert target is not None
     with cluster(address, workers) as ray_cluster, scratch_place(scratch) as place:
-        run = _Trials(plan, target, meter, show, on_trial, recovery, place, ray_cluster.workers)
+        run = _Trials(plan, target, meter, show, on_trial, recovery, place, ray_cluster.workers, capacity)
         best = run.search() if plan.options.quality is not None else run.pass_gate()
         created = publish(best, plan, destination)
     done = replace(best.result, created=created, seconds=time.monotonic() - started)
@@ -116,6 +119,7 @@ class _Trials:
     recovery: Recovery | None
     place: str
     workers: int
+    capacity: Capacity | None
     trials: list[Trial] = field(default_factory=list)
     _curves: dict[float, list[Measured]] = field(default_factory=dict)  # by the rate about which they were measured
 
@@ -169,7 +173,8 @@ class _Trials:
         store = open_store(f"{self.place}/trial-{number}", "destination")
         with self.show(work(plan) / (2 if plan.allocates else 1), f"trial {number}: compress", "B") as progress:
             advance = progress.advance
-            result = compress(plan, store, workers=self.workers, on_progress=advance, measured=measured)
+            bounds: dict[str, Any] = {"workers": self.workers, "capacity": self.capacity}
+            result = compress(plan, store, **bounds, on_progress=advance, measured=measured)
         made = Made(result, store)
         if self.recovery is not None:
             made = recovered(made, plan, self.recovery, self.show, f"trial {number}: recover")

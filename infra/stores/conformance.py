@@ -1,4 +1,4 @@
-"""What every store must do, as a pytest class to subclass.
+"""What every store must do, for writers and (by the class that it extends) for readers, as a pytest class to subclass.
 
     from nwc_infra.stores.conformance import StoreConformance
 
@@ -13,45 +13,42 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 
 import pytest
 
 from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError
-from nwc_core.store import ObjectInfo, Store
+from nwc_core.store import ObjectInfo, Store, Upload
+from nwc_infra.stores.conformance_reading import HOSTILE_KEYS, KEYS, ReadingConformance, Stored
 
-KEYS = ("a", "a b/c d", "ünïcode/权重.bin", "deep/er/and/deeper/still", "with.dots..inside", "%20+&=#?")
-HOSTILE_KEYS = (
-    "",
-    "/",
-    "/etc/nwc",
-    "..",
-    "../nwc",
-    "a/../../nwc",
-    "a/..",
-    "./a",
-    "a/.",
-    "a//b",
-    "a/",
-    "nul\0",
-    "\ud800",
-)
 N_RACERS = 8
+CHUNK_NBYTES = 9 << 20  # three of them are too much for a store to hold back
+DAY = 86_400  # seconds; no clock of a server is wrong by more
 
 
-class StoreConformance:
+class StoreConformance(ReadingConformance):
     """The contract of nwc_core.store.Store. Override `store` with a fixture that gives an empty store."""
+
+    SHOWS_UPLOADS = True  # False for a store that keeps nothing of a write that has not ended
 
     @pytest.fixture
     def store(self) -> Store:
         """An empty store."""
         raise NotImplementedError("override the fixture `store`")
 
-    def test_it_is_a_store(self, store: Store) -> None:
-        assert isinstance(store, Store)
-        assert "://" in store.uri
+    @pytest.fixture
+    def stored(self, store: Store) -> Stored:
+        """Makes a store of some objects by writing them into the empty one."""
+
+        def fill(objects: Mapping[str, bytes]) -> Store:
+            for key, data in objects.items():
+                store.put(key, data)
+            return store
+
+        return fill
 
     @pytest.mark.parametrize("key", KEYS)
     def test_what_is_written_comes_back(self, store: Store, key: str) -> None:
@@ -92,7 +89,7 @@ class StoreConformance:
         store.create(key, b"first")
         assert store.get(key) == b"first"
 
-    def test_get_gives_bytes(self, store: Store) -> None:
+    def test_get_gives_the_bytes_of_a_view(self, store: Store) -> None:
         store.put("a", memoryview(bytearray(b"0123456789"))[2:5])
         assert type(store.get("a")) is bytes
         assert type(store.get_range("a", 0, 2)) is bytes
@@ -116,33 +113,6 @@ class StoreConformance:
             store.put("a", data)
             assert store.get("a") == data
             assert store.size("a") == len(data)
-
-    @pytest.mark.parametrize(("start", "stop"), [(0, 10), (0, 0), (0, 1), (3, 7), (9, 10), (10, 10), (5, 5)])
-    def test_ranges_are_half_open(self, store: Store, start: int, stop: int) -> None:
-        store.put("a", b"0123456789")
-        assert store.get_range("a", start, stop) == b"0123456789"[start:stop]
-
-    @pytest.mark.parametrize(
-        ("start", "stop"), [(0, 11), (9, 11), (10, 11), (11, 12), (11, 11), (-1, 3), (-3, -1), (5, 4)]
-    )
-    def test_a_range_comes_whole_or_not_at_all(self, store: Store, start: int, stop: int) -> None:
-        store.put("a", b"0123456789")
-        with pytest.raises(StoreError):
-            store.get_range("a", start, stop)
-
-    def test_an_absurd_range_costs_no_memory(self, store: Store) -> None:
-        store.put("a", b"0123456789")
-        with pytest.raises(StoreError):
-            store.get_range("a", 0, 1 << 62)
-
-    def test_missing_objects_are_not_found_and_named(self, store: Store) -> None:
-        store.put("folder/object", b"x")
-        for key in ("missing", "folder", "folder/other", "folder/object/below"):
-            for read in (store.get, store.size, partial(store.get_range, start=0, stop=1)):
-                with pytest.raises(NotFoundError) as caught:
-                    read(key)
-                assert caught.value.key.startswith(store.uri)
-                assert caught.value.key.endswith(key)
 
     def test_create_keeps_what_is_there(self, store: Store) -> None:
         store.create("a", b"first")
@@ -196,25 +166,72 @@ class StoreConformance:
             done.set()
             assert all(reader.result() for reader in readers)
 
-    def test_list_is_in_key_order_and_recursive(self, store: Store) -> None:
-        keys = ["b/a", "a", "B", "a.b", "a/b", "a/b.c", "ab", "a/b/c", "z/y/x", "a-b", "é", "a b"]
-        keys.remove("a/b")  # a folder, to a store that has folders
-        keys.remove("a")
-        for key in keys:
-            store.put(key, key.encode())
-        assert list(store.list()) == [ObjectInfo(key, len(key.encode())) for key in sorted(keys)]
+    def test_a_listing_says_when_if_the_store_knows(self, store: Store) -> None:
+        times = []
+        for data in (b"first", b"second"):
+            store.put("a", data)
+            (info,) = store.list()
+            times.append(info.modified)
+        assert times == [0.0, 0.0] or abs(times[0] - time.time()) < DAY
+        assert times[0] <= times[1]
 
-    def test_list_by_prefix_is_by_characters_not_by_folders(self, store: Store) -> None:
-        keys = ["ab/c", "ab/d/e", "abc", "b", "ab d"]
-        for key in keys:
-            store.put(key, b"")
-        for prefix in ("", "a", "ab", "ab/", "ab/d", "ab/d/", "ab/d/e", "ab/d/e/", "b", "c", "../", "/", "ab//", "\0"):
-            expected = sorted(key for key in keys if key.startswith(prefix))
-            assert [info.key for info in store.list(prefix)] == expected, prefix
+    def test_a_store_at_rest_has_no_uploads(self, store: Store) -> None:
+        def broken() -> Iterator[bytes]:
+            yield bytes(CHUNK_NBYTES)
+            yield bytes(CHUNK_NBYTES)
+            raise ZeroDivisionError
 
-    def test_an_empty_store_lists_nothing(self, store: Store) -> None:
-        assert list(store.list()) == []
-        assert list(store.list("a/")) == []
+        assert list(store.uploads()) == []
+        store.put("a", b"x")
+        store.create("b/c", b"y")
+        store.put_stream("b/d", [bytes(CHUNK_NBYTES)] * 2)
+        with pytest.raises(AlreadyExistsError):
+            store.create("a", b"z")
+        with pytest.raises(ZeroDivisionError):
+            store.put_stream("b/e", broken())
+        assert list(store.uploads()) == []
+
+    def test_an_unfinished_write_can_be_found_and_aborted(self, store: Store) -> None:
+        """A killed writer leaves what a writer has in the middle of its work."""
+        found: list[Upload] = []
+
+        def chunks() -> Iterator[bytes]:
+            for _ in range(3):
+                yield bytes(CHUNK_NBYTES)
+            assert [info.key for info in store.list()] == ["ab/other"]
+            found.extend(store.uploads("ab/"))
+            assert list(store.uploads()) == found
+            for upload in found:
+                assert 0 < upload.started < time.time() + DAY
+                assert list(store.uploads(upload.key)) == [upload]
+                assert list(store.uploads(f"{upload.key}x")) == []
+            assert list(store.uploads("ab/o")) == list(store.uploads("b")) == list(store.uploads("\0")) == []
+            for _ in range(2):
+                for upload in found:
+                    store.abort(upload)
+            assert list(store.uploads()) == []
+            yield b"end"
+
+        store.put("ab/other", b"x")
+        if self.SHOWS_UPLOADS:
+            with pytest.raises(StoreError):
+                store.put_stream("ab/large", chunks())
+            assert len(found) == 1
+            store.abort(found[0])  # gone for long
+            assert [info.key for info in store.list()] == ["ab/other"]
+        else:
+            store.put_stream("ab/large", chunks())
+            assert found == []
+
+    def test_aborting_what_is_no_upload_does_no_harm(self, store: Store) -> None:
+        store.put("a", b"x")
+        store.put("folder/b", b"y")
+        for key in ("a", "folder", "folder/b", "missing", "folder/b/below", *HOSTILE_KEYS):
+            for name in ("", "1", key, key.rpartition("/")[2]):
+                with suppress(StoreError):
+                    store.abort(Upload(key, name, 0.0))
+        assert list(store.list()) == [ObjectInfo("a", 1), ObjectInfo("folder/b", 1)]
+        assert store.get("a") + store.get("folder/b") == b"xy"
 
     def test_delete_is_idempotent(self, store: Store) -> None:
         store.put("folder/a", b"x")

@@ -16,28 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError, UsageError
-from nwc_core.store import ObjectInfo, Role
+from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError, UsageError
+from nwc_core.store import ObjectInfo, Role, Upload
 from nwc_infra.stores.keys import key_fault
+from nwc_infra.stores.local_errors import plain_words
+from nwc_infra.stores.local_listing import TEMPORARY_PREFIX, keys_below
 
 SCHEME = "file://"
-TEMPORARY_PREFIX = ".nwc-tmp-"  # unfinished writes; never listed, never a key
 
 _NO_HARD_LINKS = "the file system has no hard links, which writing without overwriting needs"
-_REASONS: dict[int, tuple[type[StoreError], str]] = {
-    errno.ENOENT: (NotFoundError, "no such object"),
-    errno.EACCES: (PermissionDeniedError, "permission denied"),
-    errno.EPERM: (PermissionDeniedError, "operation not permitted"),
-    errno.EROFS: (PermissionDeniedError, "the file system is read-only"),
-    errno.ENOSPC: (StoreError, "no space left on the device"),
-    errno.EDQUOT: (StoreError, "the disk quota is used up"),
-    errno.EFBIG: (StoreError, "larger than the file system or the process limit allows"),
-    errno.EISDIR: (StoreError, "a folder of that name is in the way"),
-    errno.ENOTDIR: (StoreError, "an object is in the way, where a folder is needed"),
-    errno.EEXIST: (StoreError, "an object is in the way, where a folder is needed"),
-    errno.ENAMETOOLONG: (StoreError, "the name is longer than the file system allows"),
-    errno.ELOOP: (StoreError, "a symbolic link leads to itself"),
-}
 
 
 class LocalStore:
@@ -100,15 +87,8 @@ class LocalStore:
         A link that cannot be read as an object (it leads out of the folder, to a folder, or nowhere) is listed with
         the size of the link itself: whoever wants it meets the refusal, and nothing is missing without a word.
         """
-        pending = [
-            ""
-        ]  # keys still to visit, last first; folders end with "/". No recursion: folders nest without limit
-        while pending:
-            key = pending.pop()
-            if key == "" or key.endswith("/"):
-                if key.startswith(prefix) or prefix.startswith(key):
-                    pending += self._children(key)
-            elif key.startswith(prefix) and (info := self._info(key)):
+        for key in keys_below(self.path, prefix, unfinished=False):
+            if info := self._info(key):
                 yield info
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -126,7 +106,7 @@ class LocalStore:
         Raises:
             AlreadyExistsError: something has that key; it was not touched.
         """
-        with self._plain_words(key):
+        with plain_words(self._full(key)):
             if os.path.lexists(self._place(key)):  # spares writing gigabytes first; the link below decides a race
                 raise AlreadyExistsError(self._full(key), "already exists")
         with self._written(key, (data,)) as (temporary, target):
@@ -141,26 +121,42 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
-        with self._plain_words(key):
+        with plain_words(self._full(key)):
             path = self._place(key)
             with suppress(FileNotFoundError, NotADirectoryError):
                 if not stat.S_ISDIR(path.lstat().st_mode):  # a folder is no object: nothing of that name to remove
                     path.unlink()
                     _sync_folder(path.parent)
 
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        """Temporary files of writes that have not ended, those of killed writers among them, in key order.
+
+        Key and id are the file's own: it does not say which object it was to become.
+        """
+        for key in keys_below(self.path, prefix, unfinished=True):
+            with plain_words(self._full(key)), suppress(FileNotFoundError):  # ended or aborted by now
+                found = (self.path / key).lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield Upload(key, key.rpartition("/")[2], found.st_mtime)
+
+    def abort(self, upload: Upload) -> None:
+        """Remove a temporary file; a missing one is no error.
+
+        Raises:
+            StoreError: the upload is none of this store, or a link leads out of the folder.
+        """
+        folder, _, name = upload.key.rpartition("/")
+        if key_fault(upload.key) or name != upload.id or not name.startswith(TEMPORARY_PREFIX):
+            raise StoreError(f"{self.uri} key {upload.key!r}", f"no unfinished write; wanted {TEMPORARY_PREFIX}...")
+        with plain_words(self._full(upload.key)):
+            path = self._inside(upload.key, self.path / folder) / name
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    path.unlink()
+                    _sync_folder(path.parent)
+
     def _full(self, key: str) -> str:
         return f"{self.uri.rstrip('/')}/{key}"
-
-    @contextmanager
-    def _plain_words(self, key: str) -> Iterator[None]:
-        """Turn the system's errors into the store's."""
-        try:
-            yield
-        except StoreError:  # an OSError too
-            raise
-        except OSError as error:
-            kind, reason = _REASONS.get(error.errno or 0, (StoreError, error.strerror or str(error)))
-            raise kind(self._full(key), reason) from error
 
     def _checked(self, key: str) -> Path:
         """The file of a sound key, its links not followed."""
@@ -192,7 +188,7 @@ class LocalStore:
     @contextmanager
     def _open(self, key: str) -> Iterator[BinaryIO]:
         """An object opened for reading; a folder or device of that name is no object."""
-        with self._plain_words(key):
+        with plain_words(self._full(key)):
             path = self._inside(key, self._checked(key), reading=True)
             try:
                 # Without O_NONBLOCK a named pipe in a hostile folder would hang its reader for ever.
@@ -211,7 +207,7 @@ class LocalStore:
 
         The body gives it its name. Afterwards the temporary name is gone and, after a failure, so are new folders.
         """
-        with self._plain_words(key):
+        with plain_words(self._full(key)):
             target = self._place(key)
             temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
             made = _missing_folders(target.parent)
@@ -223,7 +219,10 @@ class LocalStore:
                         file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
-                yield temporary, target
+                try:
+                    yield temporary, target
+                except FileNotFoundError as error:
+                    raise StoreError(self._full(key), "somebody else aborted this write") from error
             except BaseException:
                 with suppress(OSError):
                     temporary.unlink()
@@ -237,30 +236,16 @@ class LocalStore:
             for folder in made:  # their own names, too
                 _sync_folder(folder.parent)
 
-    def _children(self, folder: str) -> tuple[str, ...]:
-        """Keys in a folder, folders with a trailing "/", in reverse key order."""
-        names = []
-        with self._plain_words(folder):
-            try:
-                with os.scandir(self.path / folder) as entries:
-                    for entry in entries:
-                        if not entry.name.startswith(TEMPORARY_PREFIX):
-                            # Links to folders are not walked: they could form a circle.
-                            is_folder = entry.is_dir(follow_symlinks=False)
-                            names.append(folder + entry.name + ("/" if is_folder else ""))
-            except (FileNotFoundError, NotADirectoryError):
-                return ()
-        return tuple(sorted(names, reverse=True))
-
     def _info(self, key: str) -> ObjectInfo | None:
         """The listing's entry of a key, or None if it is gone by now."""
         path = self._checked(key)
-        with self._plain_words(key), suppress(FileNotFoundError):
-            link = path.lstat()
+        with plain_words(self._full(key)), suppress(FileNotFoundError):
+            found = path.lstat()
             with suppress(StoreError):
-                if stat.S_ISLNK(link.st_mode):
-                    return ObjectInfo(key, self.size(key))
-            return ObjectInfo(key, link.st_size)
+                if stat.S_ISLNK(found.st_mode):
+                    with self._open(key) as file:
+                        found = os.fstat(file.fileno())
+            return ObjectInfo(key, found.st_size, found.st_mtime)
         return None
 
 

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nwc_core.errors import StoreError, UsageError
-from nwc_core.store import ObjectInfo, Role
+from nwc_core.store import ObjectInfo, Role, Upload
 from nwc_infra.stores.keys import key_fault
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_conditional import PROBE_PREFIX, create_object
 from nwc_infra.stores.s3_download import read_object
 from nwc_infra.stores.s3_errors import error_code
 from nwc_infra.stores.s3_options import S3Options, options_from_environment
+from nwc_infra.stores.s3_unfinished import abort_upload, list_uploads
 from nwc_infra.stores.s3_upload import upload
 
 SCHEME = "s3://"
@@ -101,8 +102,8 @@ class S3Store:
         Empty objects whose key ends with "/" are the folders of web consoles and are left out. Other keys that no
         store of nwc would write are listed: whoever wants them meets the refusal, and nothing is missing silently.
         """
-        if "\0" in prefix or key_fault(f"{prefix}x") == key_fault("\ud800"):
-            return  # no object of S3 has such a key, and some servers fail over the question
+        if not _can_be_asked(prefix):
+            return
         arguments: dict[str, Any] = {"Prefix": self.root + prefix}
         last = ""
         while True:
@@ -113,7 +114,7 @@ class S3Store:
                     self._refuse_listing(entry["Key"])
                 last = key
                 if not key.startswith(PROBE_PREFIX) and not (size == 0 and (not key or key.endswith("/"))):
-                    yield ObjectInfo(key, size)
+                    yield ObjectInfo(key, size, entry["LastModified"].timestamp() if "LastModified" in entry else 0.0)
             if not page.get("IsTruncated"):
                 return
             token = page.get("NextContinuationToken")
@@ -148,6 +149,15 @@ class S3Store:
         """Remove an object; a missing one is no error. One DELETE."""
         self.bucket.call("delete_object", self._full(key))
 
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        """Multipart uploads that were not completed, whose key starts with prefix. One request for each 1,000."""
+        if _can_be_asked(prefix):
+            yield from list_uploads(self.bucket, self.root, prefix)
+
+    def abort(self, upload: Upload) -> None:
+        """Remove the parts of a multipart upload; a missing one is no error. One request."""
+        abort_upload(self.bucket, self._full(upload.key), upload.id)
+
     def _full(self, key: str) -> str:
         """A sound key with the store's root before it."""
         fault = key_fault(key)
@@ -161,3 +171,8 @@ class S3Store:
         raise StoreError(
             self.bucket.where(key), f"{self.bucket.endpoint} lists objects out of order, so some could be missed"
         )
+
+
+def _can_be_asked(prefix: str) -> bool:
+    """Whether some object of S3 can have such a key at all; some servers fail over the question."""
+    return "\0" not in prefix and key_fault(f"{prefix}x") != key_fault("\ud800")

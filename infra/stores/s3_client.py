@@ -10,6 +10,7 @@ from typing import Any
 from nwc_core.errors import PermissionDeniedError
 from nwc_infra.stores.s3_errors import plain_words
 from nwc_infra.stores.s3_options import SECRETS, S3Options, is_aws
+from nwc_infra.stores.s3_pacing import keep_pace
 
 # Eight readers, or two uploads of four parts, for a source and a destination that may share a client, and then some;
 # beyond it connections would be opened and thrown away.
@@ -87,7 +88,10 @@ def _build(options: S3Options, where: str) -> Any:
     session = boto3.Session(profile_name=options.profile, region_name=options.region, **_keys(options, where))
     if options.role_arn:
         session = _assume_role(session, options)
-    return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    if options.requests_per_second is not None:
+        keep_pace(client, options.requests_per_second)
+    return client
 
 
 def _keys(options: S3Options, where: str) -> dict[str, str]:

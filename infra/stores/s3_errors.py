@@ -67,6 +67,7 @@ _ACTIONS = {
     "HeadObject": "s3:GetObject (and s3:ListBucket, to tell a missing object)",
     "GetObject": "s3:GetObject (and s3:ListBucket, to tell a missing object)",
     "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "DeleteObject": "s3:DeleteObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "AssumeRole": "sts:AssumeRole",

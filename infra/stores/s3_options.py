@@ -45,6 +45,7 @@ class S3Options(BaseModel):
         max_attempts: tries of one request, the first included.
         connect_timeout: seconds.
         read_timeout: seconds of silence in an answer.
+        requests_per_second: most requests of each process to the server, retries included.
         allow_unconditional: write at a server that ignores conditions: then of racing writers the last one wins.
         key_variables: prefix of the environment variables with the access key, None for boto3's own search. Each
             process reads them for itself.
@@ -64,6 +65,7 @@ class S3Options(BaseModel):
     max_attempts: int = Field(10, ge=1, le=100)
     connect_timeout: float = Field(10.0, gt=0, le=3600)
     read_timeout: float = Field(60.0, gt=0, le=3600)
+    requests_per_second: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
     allow_unconditional: bool = False
     key_variables: Literal["NWC_SOURCE_", "NWC_DESTINATION_", "NWC_S3_"] | None = None
 

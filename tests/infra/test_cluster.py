@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nwc_core.errors import FormatError, NotFoundError, NwcError, StoreError, UsageError
+from nwc_core.errors import FormatError, NotFoundError, NwcError, StoreError, UsageError, WorkerLostError
 from nwc_infra import cluster as cluster_module
 from nwc_infra.cluster import RayCluster, cluster
 from nwc_infra.scheduler import Job, Outcome, run_bounded
@@ -151,7 +153,11 @@ def test_a_job_that_kills_every_worker_is_named_and_one_that_recovers_is_not(tmp
     jobs = [Job("layer.0.weight", (str(always), 99), 2), Job("layer.1.weight", (str(once), 1), 1)]
     outcomes = {outcome.job.key: outcome for outcome in _run(_die_unless, jobs)}
     assert outcomes["layer.1.weight"].value == 1
-    assert str(outcomes["layer.0.weight"].error).startswith("layer.0.weight: its worker process died 4 times")
+    error = outcomes["layer.0.weight"].error
+    assert type(error) is WorkerLostError
+    assert str(error).startswith("layer.0.weight: its worker process died 4 times")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (type(copied), copied.key, str(copied)) == (WorkerLostError, "layer.0.weight", str(error))
     assert len(list(always.iterdir())) == 4
 
 
@@ -223,24 +229,32 @@ def test_a_port_that_is_not_rays_does_not_hang(deaf_port: int, monkeypatch: pyte
         cluster_module._check_answers(f"127.0.0.1:{deaf_port}")
 
 
-_INTERRUPTED = """
-import os, signal
+_STOPPED = """
+import os, signal, sys
 from nwc_infra.cluster import cluster
-with cluster(workers=1) as running:
-    import ray
-    assert os.environ["RAY_ADDRESS"] and running.address is None  # an exported address is no order to use it
-    print(ray.nodes()[0]["RayletSocketName"], flush=True)
-    os.kill(os.getpid(), signal.SIGINT)
-    signal.pause()
+number = int(sys.argv[1])
+try:
+    with cluster(workers=1) as running:
+        import ray
+        assert os.environ["RAY_ADDRESS"] and running.address is None  # an exported address is no order to use it
+        print(ray.nodes()[0]["RayletSocketName"], flush=True)
+        os.kill(os.getpid(), number)
+        signal.pause()
+finally:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 """
 
 
-def test_the_local_ray_ends_with_an_interrupted_block() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
+def test_the_local_ray_ends_with_a_block_that_a_signal_ends(number, code):
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=60, check=False, env=environment
-    )
-    assert "KeyboardInterrupt" in done.stderr
+    command = [sys.executable, "-c", _STOPPED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == code
+    if number == signal.SIGINT:
+        assert "KeyboardInterrupt" in done.stderr
+    else:
+        assert done.stderr == ""  # no dump of native stacks
     raylet = done.stdout.strip()
     assert raylet.endswith("raylet")
     with pytest.raises(OSError), socket.socket(socket.AF_UNIX) as client:  # nobody listens there any more

@@ -10,7 +10,8 @@ import pytest
 from nwc_core.errors import PermissionDeniedError, StoreError, UsageError
 from nwc_core.store import open_store
 from nwc_infra.stores.conformance import StoreConformance
-from nwc_infra.stores.local import TEMPORARY_PREFIX, LocalStore
+from nwc_infra.stores.local import LocalStore
+from nwc_infra.stores.local_listing import TEMPORARY_PREFIX
 
 NOBODY = 65534
 

@@ -41,13 +41,14 @@ def test_the_role_decides_then_the_general_setting_then_boto3():
         "NWC_DESTINATION_MAX_ATTEMPTS": "3",
         "NWC_DESTINATION_ALLOW_UNCONDITIONAL": "true",
         "NWC_S3_MAX_ATTEMPTS": "9",
+        "NWC_SOURCE_REQUESTS_PER_SECOND": "2.5",
         "NWC_S3_STORAGE_CLASS": "",
         "AWS_ENDPOINT_URL": "http://general:1",
         "AWS_REGION": "eu-north-1",
         "HOME": "/",
     }
     source = options_from_environment("source", environment)
-    assert source == S3Options(profile="reader", max_attempts=9)
+    assert source == S3Options(profile="reader", max_attempts=9, requests_per_second=2.5)
     destination = options_from_environment("destination", environment)
     aws = {"endpoint_url": "http://general:1", "region": "eu-north-1"}
     assert destination == S3Options(**aws, sse_kms_key_id="alias/weights", max_attempts=3, allow_unconditional=True)
@@ -71,6 +72,9 @@ def test_endpoints_as_boto3_takes_them():
         ("NWC_SOURCE_ENDPOINT_URL", "http://me:secret@host"),
         ("NWC_S3_ADDRESSING_STYLE", "dns"),
         ("NWC_S3_READ_TIMEOUT", "nan"),
+        ("NWC_S3_REQUESTS_PER_SECOND", "0"),
+        ("NWC_S3_REQUESTS_PER_SECOND", "inf"),
+        ("NWC_S3_REQUESTS_PER_SECOND", "nan"),
         ("NWC_SOURCE_PROFIL", "x"),
     ],
 )

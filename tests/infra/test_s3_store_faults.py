@@ -59,10 +59,11 @@ def calls(store: S3Store):
         "put_stream": lambda: store.put_stream("b", [bytes(9 << 20)]),
         "create": lambda: store.create("b", b"x"),
         "delete": lambda: store.delete("a"),
+        "uploads": lambda: list(store.uploads()),
     }
 
 
-OPERATIONS = ["size", "get", "get_range", "list", "put", "put_stream", "create", "delete"]
+OPERATIONS = ["size", "get", "get_range", "list", "put", "put_stream", "create", "delete", "uploads"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -1,10 +1,12 @@
 """The S3 store on a real server: the suite that every store passes, and what only a large object meets."""
 
 import itertools
+import time
 
 import pytest
 
 from nwc_core.errors import StoreError
+from nwc_infra.stores import s3_unfinished
 from nwc_infra.stores.conformance import StoreConformance
 from nwc_infra.stores.s3 import S3Store
 
@@ -64,3 +66,22 @@ def test_an_abandoned_upload_is_aborted(proxy, bucket, direct):
         S3Store(f"s3://{bucket}/x").put_stream("large", broken())
     assert "Uploads" not in direct.list_multipart_uploads(Bucket=bucket)
     assert "Contents" not in direct.list_objects_v2(Bucket=bucket)
+
+
+def test_abandoned_uploads_are_found_over_pages(proxy, bucket, direct, monkeypatch):
+    monkeypatch.setattr(s3_unfinished, "_PAGE", 2)
+    left = {
+        (f"{i // 2}", direct.create_multipart_upload(Bucket=bucket, Key=f"x/{i // 2}")["UploadId"]) for i in range(5)
+    }
+    direct.create_multipart_upload(Bucket=bucket, Key="y")
+    store = S3Store(f"s3://{bucket}/x")
+    proxy.requests.clear()
+    found = list(store.uploads())
+    assert len(found) == 5
+    assert {(upload.key, upload.id) for upload in found} == left
+    assert len(proxy.requests) == 3
+    assert all(abs(upload.started - time.time()) < 3600 for upload in found)
+    for upload in found:
+        store.abort(upload)
+    assert list(store.uploads()) == []
+    assert len(direct.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1

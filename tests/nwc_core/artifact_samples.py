@@ -20,7 +20,7 @@ from nwc_core.dtypes import from_torch
 from nwc_core.errors import AlreadyExistsError, NotFoundError, StoreError
 from nwc_core.lossless import encode_lossless, tensor_bytes
 from nwc_core.prior import LEVEL_ZERO, OCTAVE, TABLE_LEVELS, Prior
-from nwc_core.store import ObjectInfo
+from nwc_core.store import ObjectInfo, Upload
 
 
 @cache
@@ -85,6 +85,12 @@ class MemoryStore:
 
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
+
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        return iter(())
+
+    def abort(self, upload: Upload) -> None:
+        pass
 
 
 FILE = "model.safetensors"

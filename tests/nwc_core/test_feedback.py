@@ -221,3 +221,15 @@ def test_rate_curves_say_what_encoding_takes() -> None:
     loss = _loss(weight, damped, torch.ones(256), hessian=hessian)
     assert 0.28 * 2 ** curve.log2_theta[15] == pytest.approx(loss, rel=0.15)
     assert CODEC.rate_curve(torch.ones(5)) is None
+
+
+def test_a_factor_is_kept_for_the_same_h_only():
+    """An H that is added to in place is another; so is a rate at which the damping is another."""
+    basis = np.random.default_rng(0).standard_normal((40, 24)).astype(np.float32)
+    h = basis.T @ basis
+    first = factorise(h, 4.0)
+    assert factorise(h.copy(), 5.0) is first
+    assert factorise(h, 1.0) is not first
+    assert not np.array_equal(factorise(h, 1.0).upper, first.upper)
+    h[0, 0] += 1
+    assert not np.array_equal(factorise(h, 4.0).upper, first.upper)

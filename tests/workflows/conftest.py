@@ -12,7 +12,7 @@ from nwc_core.errors import NwcError
 from nwc_core.store import open_store
 from nwc_infra.cluster import RayCluster
 from nwc_infra.scheduler import Outcome
-from nwc_workflows import blocks, cli
+from nwc_workflows import blocks, cli, tasks
 from nwc_workflows import compress as module
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
@@ -90,7 +90,7 @@ def serial(monkeypatch, small_tasks):
             except NwcError as error:
                 yield Outcome(job, None, error)
 
-    monkeypatch.setattr(module, "run_bounded", run)
+    monkeypatch.setattr(tasks, "run_bounded", run)
     monkeypatch.setattr(module, "cluster", lambda address, workers: nullcontext(RayCluster(None, 1)))
 
 

@@ -12,6 +12,7 @@ from nwc_core.store import open_store
 from nwc_infra.cluster import RayCluster
 from nwc_infra.scheduler import Outcome
 from nwc_workflows import compress as module
+from nwc_workflows import tasks
 from nwc_workflows.plan import CompressOptions, make_plan
 
 WORDS = [f"w{i}" for i in range(60)]
@@ -129,7 +130,7 @@ def artifact_of(source, destination, bits=11.6):
             yield Outcome(job, function(*job.args, **shared), None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_bounded", run)
+        patch.setattr(tasks, "run_bounded", run)
         patch.setattr(module, "cluster", lambda address, workers: nullcontext(RayCluster(None, 1)))
         options = CompressOptions(bits=bits, preset="fast")
         module.compress(make_plan(source, Codec.load("default"), options), open_store(destination))

@@ -17,6 +17,7 @@ from nwc_core.errors import UsageError
 from nwc_infra.cluster import RayCluster
 from nwc_infra.scheduler import Outcome
 from nwc_workflows import compress as compressing
+from nwc_workflows import tasks
 from nwc_workflows.bench.models_preparation import prepare_bench
 from nwc_workflows.bench.rivals import nwc as ours
 from nwc_workflows.bench.rivals import rival as rival_module
@@ -67,7 +68,7 @@ def without_ray(monkeypatch):
         for job in jobs:
             yield Outcome(job, function(*job.args, **shared), None)
 
-    monkeypatch.setattr(compressing, "run_bounded", run)
+    monkeypatch.setattr(tasks, "run_bounded", run)
     monkeypatch.setattr(compressing, "cluster", lambda address, workers: nullcontext(RayCluster(None, 1)))
 
 

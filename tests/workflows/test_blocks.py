@@ -114,6 +114,14 @@ def test_a_large_checkpoint_keeps_many_workers_busy():
     assert len(pack_tasks(blocks * 100)) == 800
 
 
+def test_blocks_that_share_a_wide_factor_stay_together():
+    blocks = [block for name in "ab" for block in cut_tensor(tensor(4096, 8192, name=name), 1 << 22)]
+    assert [len(task.blocks) for task in pack_tasks(blocks)] == [2] * 8
+    assert [len(task.blocks) for task in pack_tasks(blocks, {"a": 8192, "b": 512})] == [8, 2, 2, 2, 2]
+    huge = cut_tensor(tensor(1 << 15, 4096), 1 << 22)
+    assert [len(task.blocks) for task in pack_tasks(huge, {huge[0].tensor.name: 4096})] == [16, 16]
+
+
 def test_tensors_cannot_make_tasks_of_one_name():
     names = ["w", "w#0", "w#0 and 1 more", "w#0 and 1 more#0"]
     blocks = [block for name in names for block in cut_tensor(tensor(1 << 20, name=name), 1 << 19)]

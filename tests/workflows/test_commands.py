@@ -163,7 +163,7 @@ def test_verify_in_words(nwc, own_artifact, model):
 
 
 def test_inspect_in_words(nwc, artifact):
-    code, out, _ = nwc("inspect", artifact)
+    code, out, _ = nwc("inspect", artifact, "--flat")
     assert code == 0
     assert re.search(r"^conv\s+F32\s+24x16x3x3\s+nwc\s+1\s+\d\.\d{3}\s+0\.0\d+\s+\d+\s+\d+\.\d %$", out, re.MULTILINE)
     assert re.search(r"^empty\s+F32\s+0\s+raw\s+1\s+0\s+0\s+\d+\s+0\.\d %$", out, re.MULTILINE)
@@ -189,9 +189,9 @@ def one_line(err):
     return line.removeprefix("nwc: error: ")
 
 
-@pytest.mark.parametrize("command", ["plan", "compress", "verify", "inspect", "decompress"])
+@pytest.mark.parametrize("command", ["plan", "compress", "verify", "inspect", "decompress", "export"])
 def test_a_missing_input_fails_in_one_line(nwc, tmp_path, command):
-    arguments = [tmp_path / "nowhere", *([tmp_path / "out"] if command in ("compress", "decompress") else [])]
+    arguments = [tmp_path / "nowhere", *([tmp_path / "out"] if command in ("compress", "decompress", "export") else [])]
     code, out, err = nwc(command, *arguments)
     assert (code, out) == (1, "")
     assert str(tmp_path / "nowhere") in one_line(err)

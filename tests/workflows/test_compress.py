@@ -26,9 +26,10 @@ from nwc_core.store import open_store
 from nwc_workflows import compress as module
 from nwc_workflows import plan as planning
 from nwc_workflows.blocks import cut_tensor
-from nwc_workflows.carried import QUANTIZATION_CONFIG
+from nwc_workflows.carried import FOR_TRANSFORMERS
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
+from nwc_workflows.resume import UNFINISHED_KEY
 from nwc_workflows.sources import open_checkpoint
 from nwc_workflows.verify import verify
 
@@ -121,7 +122,7 @@ def test_every_tensor_is_there_with_its_type_and_shape(artifact):
 def test_files_lie_where_readers_look(artifact, model):
     """config.json is what transformers needs at the root and what it was below source/."""
     config = json.loads((artifact / "config.json").read_text())
-    assert config == {**CONFIG, "quantization_config": QUANTIZATION_CONFIG}
+    assert config == {**CONFIG, **FOR_TRANSFORMERS}
     for name, place in {
         "config.json": "source/config.json",
         "tokenizer.json": "tokenizer.json",
@@ -266,11 +267,12 @@ def test_something_else_called_manifest_json_stays(model, codec, tmp_path, no_ra
 
 
 def test_the_faster_of_two_runs_wins_and_the_other_says_so(model, codec, tmp_path, ray_cluster, monkeypatch):
-    """The other artifact appears while this run is under way."""
+    """The other artifact appears while this run is under way, and the claim that should have kept it away is gone."""
     commit = module.commit
 
     def late(store, manifest):
         monkeypatch.setattr(module, "commit", commit)
+        store.delete(UNFINISHED_KEY)
         run(model, tmp_path / "out", codec, bits=14.0)
         return commit(store, manifest)
 

@@ -15,6 +15,7 @@ from nwc_core.store import open_store
 from nwc_workflows import compress as module
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
+from nwc_workflows.resume import UNFINISHED_KEY, clear
 
 
 @pytest.fixture
@@ -39,10 +40,12 @@ def test_a_full_disk_at_any_moment(source, codec, tmp_path, serial, monkeypatch,
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
+    deletes = []
+    monkeypatch.setattr(module, "clear", lambda store: deletes.append(calls) or clear(store))
     compress(plan, open_store(tmp_path / "whole"))
-    writes = calls
+    writes = deletes.pop()
     assert writes > 20
-    # The very last call makes the name manifest.json durable: by then the artifact is whole.
+    # The last call before the deletes makes the name manifest.json durable: by then the artifact is whole.
     for fail_at in {*range(1, writes, 7), writes - 1}:
         calls, out = 0, tmp_path / f"out{fail_at}"
         with pytest.raises(StoreError, match=rf"{out}/\S+: no space left on the device"):
@@ -68,7 +71,8 @@ def test_a_disk_that_is_really_full(source, codec, failing, tmp_path, ray_cluste
         line = failing("compress", source, disk / "out", "--bits", BITS)
         assert f"file://{disk}/out/" in line
         assert "no space left on the device" in line
-        assert contents(disk).keys() <= {f"out/codec-{codec.digest[:32]}.safetensors"}  # nothing half-written
+        whole = {f"out/codec-{codec.digest[:32]}.safetensors", f"out/{UNFINISHED_KEY}"}
+        assert contents(disk).keys() <= whole  # nothing half-written
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -263,3 +267,21 @@ def test_an_artifact_of_a_newer_version(source, failing, own_artifact, tmp_path,
     assert "manifest.json: key version: found 2; wanted at most 1; a newer nwc may read it" in line
     assert snapshot(own_artifact) == before
     assert not (tmp_path / "back").exists()
+
+
+def test_a_disk_that_is_full_when_the_artifact_is_whole(source, codec, tmp_path, serial, monkeypatch, artifact):
+    """What cannot be tidied up is no failure: the artifact is committed."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def clear_on_full_disk(store):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            clear(store)
+
+    monkeypatch.setattr(module, "clear", clear_on_full_disk)
+    plan = make_plan(source, codec, CompressOptions(bits=BITS))
+    assert compress(plan, open_store(tmp_path / "out")).created
+    found = contents(tmp_path / "out")
+    assert {key: found[key] for key in contents(artifact)} == contents(artifact)

@@ -7,9 +7,12 @@ from typing import Any
 import click
 
 from nwc_workflows.commands.bench_ablation import ablation
+from nwc_workflows.commands.bench_catalog import catalog
 from nwc_workflows.commands.bench_leave_one_out import leave_one_out
+from nwc_workflows.commands.bench_loading import loading
 from nwc_workflows.commands.bench_models import models
 from nwc_workflows.commands.bench_options import PRESETS, new_folder
+from nwc_workflows.commands.bench_workers import workers
 from nwc_workflows.console import Output, json_text, with_output
 
 _SOURCES = ("gaussian", "laplace", "student-t")
@@ -29,8 +32,11 @@ def bench() -> None:
 
 
 bench.add_command(ablation)
+bench.add_command(catalog)
 bench.add_command(leave_one_out)
+bench.add_command(loading)
 bench.add_command(models)
+bench.add_command(workers)
 
 
 @bench.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,6 @@ import click
 from nwc_workflows.commands.options import (
     chosen_options,
     compress_options,
-    open_calibration,
     quality_options,
     ray_options,
     unreached_text,
@@ -20,12 +18,10 @@ from nwc_workflows.wording import bytes_text, duration_text, name_text
 
 if TYPE_CHECKING:
     from nwc_core.store import Store
-    from nwc_workflows.calibration.reading import Calibration
-    from nwc_workflows.compress import CompressResult
     from nwc_workflows.plan import Plan
     from nwc_workflows.quality import Meter
-    from nwc_workflows.recovery.recover import Recovered, Recovery
-    from nwc_workflows.targets import Target
+    from nwc_workflows.recovery.recover import Recovered
+    from nwc_workflows.request import Done
     from nwc_workflows.trials import Trial
 
 _NOTABLE = 0.5  # bits per weight below what was asked for: worth a word
@@ -53,7 +49,7 @@ def compress(
     scratch: str | None,
     address: str | None,
     workers: int | None,
-    **measuring: Any,
+    **more: Any,
 ) -> None:
     """Compress the checkpoint SOURCE into an artifact at DESTINATION.
 
@@ -61,75 +57,26 @@ def compress(
     """
     from nwc_core.codec import Codec
     from nwc_core.store import open_store
-    from nwc_workflows.compress import compress as run
-    from nwc_workflows.compress import work
-    from nwc_workflows.plan import make_plan
+    from nwc_workflows.request import Request, prepare
 
     options = chosen_options(bits, max_bytes, quality, preset, gate)
-    weighing = open_calibration(calibration)
-    tuning = {name: measuring.pop(name) for name in ("recover", "recover_data", "recover_steps")}
-    meter = _open_meter(source, options.quality or options.gate, measuring.pop("quality_data"), measuring, weighing)
-    recovery = _open_recovery(source, tuning, measuring, meter)
-    described = {**(meter.description if meter else {}), **(recovery.description if recovery else {})}
-    plan = make_plan(source, Codec.load(codec), options, weighing, described)
-    if recovery is not None:
-        plan = recovery.reserve(plan)
-    _say_plan(output, plan)
+    named = {name: more.pop(name) for name in ("quality_data", "recover", "recover_data", "recover_steps")}
+    request = Request(source, options, calibration, **named, measuring=more, scratch=scratch)
+    prepared = prepare(request, Codec.load(codec))
+    _say_plan(output, prepared.plan)
     store = open_store(destination, "destination")
     output.note(
-        f"{len(plan.tasks)} tasks; " + (f"connecting to Ray at {address}" if address else "starting a local Ray")
+        f"{len(prepared.plan.tasks)} tasks; "
+        + (f"connecting to Ray at {address}" if address else "starting a local Ray")
     )
-    trials: tuple[Trial, ...] = ()
-    recovered: Recovered | None = None
-    where: dict[str, Any] = {"address": address, "workers": workers}
-    if meter is not None:
-        done, trials, recovered = _on_trial(output, plan, store, meter, recovery, scratch=scratch, **where)
-    elif recovery is not None:
-        from nwc_workflows.recovery.on_trial import compress_and_recover
-
-        done, recovered = compress_and_recover(plan, store, recovery, show=output.progress, scratch=scratch, **where)
-    else:
-        with output.progress(work(plan), "compress") as progress:
-            done = run(plan, store, on_progress=progress.advance, **where)
-    _say_done(output, plan, store, done, trials, recovered)
-
-
-def _open_meter(
-    source: str, target: Target | None, data: str | None, measuring: dict[str, Any], calibration: Calibration | None
-) -> Meter | None:
-    from nwc_core.errors import UsageError
-
-    if target is None:
-        if data is not None:
-            raise UsageError("--quality-data: found it without --quality and --gate; wanted one of them, too")
-        return None
-    if data is None:
-        raise UsageError(f"{target}: found no --quality-data; wanted data to measure it on")
-    from nwc_workflows.evaluate import EvaluateOptions
-    from nwc_workflows.quality import open_meter
-
-    return open_meter(source, target, EvaluateOptions(data=Path(data), subset="evenly", **measuring), calibration)
-
-
-def _open_recovery(
-    source: str, tuning: dict[str, Any], measuring: dict[str, Any], meter: Meter | None
-) -> Recovery | None:
-    from nwc_core.errors import UsageError
-
-    minutes, data, steps = tuning["recover"], tuning["recover_data"], tuning["recover_steps"]
-    if minutes is None:
-        if data is not None or steps is not None:
-            option = "--recover-data" if data is not None else "--recover-steps"
-            raise UsageError(f"{option}: found it without --recover; wanted that, too")
-        return None
-    if data is None:
-        raise UsageError("--recover: found no --recover-data; wanted data to tune on")
-    from nwc_workflows.evaluate import EvaluateOptions
-    from nwc_workflows.recovery.recover import open_recovery
-
-    measured_on = meter.prepared.task.description["sha256"] if meter else None
-    options = EvaluateOptions(data=Path(data), subset="evenly", **measuring)
-    return open_recovery(source, minutes, options, steps=steps, measured_on=measured_on)
+    done = prepared.run(
+        store,
+        show=output.progress,
+        on_trial=lambda trial: _say_trial(output, prepared.meter, trial),
+        address=address,
+        workers=workers,
+    )
+    _say_done(output, prepared.plan, store, done)
 
 
 def _say_plan(output: Output, plan: Plan) -> None:
@@ -146,30 +93,16 @@ def _say_plan(output: Output, plan: Plan) -> None:
         )
 
 
-def _on_trial(
-    output: Output, plan: Plan, store: Store, meter: Meter, recovery: Recovery | None, **where: Any
-) -> tuple[CompressResult, tuple[Trial, ...], Recovered | None]:
-    from nwc_workflows.trials import compress_to_quality
-
-    def say(trial: Trial) -> None:
-        found = trial.measured
-        output.note(
-            f"trial: {trial.bits:.3f} bits per weight, {bytes_text(trial.weight_nbytes)}: {meter.metric} {found.value:.4g} "
-            f"({found.low:.4g} to {found.high:.4g}): {'good enough' if trial.good else 'not good enough'}"
-        )
-
-    done = compress_to_quality(plan, store, meter, show=output.progress, on_trial=say, recovery=recovery, **where)
-    return done.compressed, done.trials, done.recovered
+def _say_trial(output: Output, meter: Meter | None, trial: Trial) -> None:
+    found, metric = trial.measured, meter.metric if meter else ""
+    output.note(
+        f"trial: {trial.bits:.3f} bits per weight, {bytes_text(trial.weight_nbytes)}: {metric} {found.value:.4g} "
+        f"({found.low:.4g} to {found.high:.4g}): {'good enough' if trial.good else 'not good enough'}"
+    )
 
 
-def _say_done(
-    output: Output,
-    plan: Plan,
-    store: Store,
-    done: CompressResult,
-    trials: tuple[Trial, ...],
-    recovered: Recovered | None,
-) -> None:
+def _say_done(output: Output, plan: Plan, store: Store, finished: Done) -> None:
+    done, trials, recovered = finished.compressed, finished.trials, finished.recovered
     counts, job = done.manifest.counts, done.manifest.job
     data: dict[str, Any] = {
         "destination": store.uri,

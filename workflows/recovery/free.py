@@ -36,7 +36,7 @@ def with_room(plan: Plan, free: Sequence[SourceTensor]) -> Plan:
     """The plan with bytes set aside for what these tensors grow by. Raises UsageError if the size cannot be met then."""
     names = {tensor.name for tensor in free}
     grown = 0
-    counted_raw = not are_measured([block for block in plan.blocks if not block.lossy])
+    counted_raw = not are_measured(plan.blocks)
     for block in plan.blocks:
         if block.tensor.name in names:
             grown += _ROW_NBYTES

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from nwc_core.store import Store, open_store
+from nwc_infra.capacity import Capacity
 from nwc_infra.cluster import cluster
 from nwc_workflows.compress import CompressResult, compress, find_finished, work
 from nwc_workflows.plan import Plan
@@ -22,6 +24,7 @@ def compress_and_recover(
     scratch: str | None = None,
     address: str | None = None,
     workers: int | None = None,
+    capacity: Capacity | None = None,
 ) -> tuple[CompressResult, Recovered | None]:
     """Run a plan whose size is known, with a recovery.
 
@@ -31,7 +34,7 @@ def compress_and_recover(
         recovery: tunes it.
         show: shows the progress of each step.
         scratch: URI below which the artifact is made; None for a temporary folder of this machine.
-        address, workers: as for `compress`.
+        address, workers, capacity: as for `compress`.
 
     Returns:
         The compression, and what was recovered: None if the artifact was there already.
@@ -48,7 +51,8 @@ def compress_and_recover(
     with scratch_place(scratch) as place:
         store = open_store(f"{place}/artifact", "destination")
         with cluster(address, workers) as ray_cluster, show(work(plan), "compress", "B") as progress:
-            made = Made(compress(plan, store, workers=ray_cluster.workers, on_progress=progress.advance), store)
+            bounds: dict[str, Any] = {"workers": ray_cluster.workers, "capacity": capacity}
+            made = Made(compress(plan, store, **bounds, on_progress=progress.advance), store)
         made = recovered(made, plan, recovery, show)
         created = publish(made, plan, destination)
     return replace(made.result, created=created, seconds=time.monotonic() - started), made.recovered

@@ -1,0 +1,1 @@
+"""Many models by one file: `nwc catalog`."""

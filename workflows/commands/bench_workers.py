@@ -1,0 +1,34 @@
+"""`nwc bench workers`: what distribution costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from nwc_workflows.commands.bench_options import PRESETS
+from nwc_workflows.console import Output, with_output
+
+
+@click.command()
+@click.option("--weights", type=click.IntRange(4), default=64, show_default=True, help="Millions, of what is coded.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes at once.")
+@click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@with_output
+def workers(output: Output, weights: int, workers: int, bits: float, preset: str) -> None:
+    """What distribution costs: Ray's workers beside plain processes that run the same tasks.
+
+    On a synthetic checkpoint in a temporary folder, in turns, medians of three rounds; the machine should have nothing else
+    to do. The driver's CPU time counts planning, scheduling and committing.
+    """
+    from nwc_workflows.bench.environment import environment
+    from nwc_workflows.bench.workers import bench_workers, runs, workers_table
+    from nwc_workflows.plan import CompressOptions
+    from nwc_workflows.wording import table_text
+
+    options = CompressOptions(bits=bits, preset=preset)
+    with output.progress(runs(workers), "measure", "runs") as progress:
+        found = bench_workers(weights * 1_000_000, workers, options, progress.advance)
+    data = {"environment": environment(), "bits": bits, "preset": preset, "ways": [asdict(way) for way in found]}
+    output.result(data, lambda: table_text(*workers_table(found)))
