@@ -245,7 +245,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, -signal.SIGINT, marks=pytest.mark.slow), (signal.SIGTERM, signal.SIGTERM)],
+)
 def test_the_local_ray_ends_with_a_block_that_a_signal_ends(number, code):
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     command = [sys.executable, "-c", _STOPPED, str(int(number))]

@@ -19,6 +19,7 @@ from nwc_infra.cluster import RayCluster
 from nwc_infra.scheduler import Outcome
 from nwc_workflows import calibrate as calibrating
 from nwc_workflows import compress as compressing
+from nwc_workflows import tasks
 from nwc_workflows.bench.models_preparation import prepare_bench
 from nwc_workflows.bench.rivals import statistics as origins
 from nwc_workflows.bench.rivals.gguf import Gguf
@@ -56,8 +57,9 @@ def without_ray(monkeypatch):
         for job in jobs:
             yield Outcome(job, function(*job.args, **shared), None)
 
-    for module in (calibrating, compressing):
+    for module in (calibrating, tasks):
         monkeypatch.setattr(module, "run_bounded", run)
+    for module in (calibrating, compressing):
         monkeypatch.setattr(module, "cluster", lambda address, workers: nullcontext(RayCluster(None, 1)))
 
 

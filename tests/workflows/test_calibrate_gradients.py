@@ -170,7 +170,7 @@ def test_a_linear_classifier_has_the_fisher_matrix_of_the_textbook(linear, tmp_p
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(family, marks=() if family in ("llama", "bert") else pytest.mark.slow) for family in PREDICTED],
+    [pytest.param(family, marks=() if family == "llama" else pytest.mark.slow) for family in PREDICTED],
 )
 def test_the_predicted_loss_is_the_measured_one(family, models, tmp_path):
     """Of small random errors in one weight at a time: KL per token or image, or the squared error of an embedding."""

@@ -87,6 +87,7 @@ def test_a_killed_worker_is_replaced(codec, tmp_path, ray_cluster, small_tasks):
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+@pytest.mark.integration  # real processes that die, eight times: what `make test` need not wait for
 def test_a_tensor_that_kills_every_worker_is_named_and_the_rest_is_kept(codec, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr(blocks, "MIN_TASK_WEIGHTS", 1 << 17)  # two tensors in each task
     cloudpickle.register_pickle_by_value(poison)  # workers do not find modules of tests
