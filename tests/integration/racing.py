@@ -15,9 +15,13 @@ def drive(source: str, destination: str, bits: float) -> tuple[str, str]:
     from nwc_core.store import open_store
     from nwc_infra.cluster import RayCluster
     from nwc_workflows import compress as module
+    from nwc_workflows import tasks
     from nwc_workflows.plan import CompressOptions, make_plan
+    from nwc_workflows.resume import Begun
 
-    module.run_bounded = _run_here  # type: ignore[assignment]
+    tasks.run_bounded = _run_here  # type: ignore[assignment]
+    # Without the claim, which would stop all but one before they do any work: this is about the commit.
+    module.begin = lambda plan, destination: Begun(str(plan.bits), frozenset())  # type: ignore[assignment]
     module.cluster = lambda address, workers: nullcontext(RayCluster(None, 1))  # type: ignore[assignment]
     try:
         plan = make_plan(source, Codec.load("default"), CompressOptions(bits=bits, preset="fast"))
