@@ -5,28 +5,14 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
-from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
+from s3_server import Fault, Proxy, new_bucket, raw_client
 
 from nwc_core.errors import PermissionDeniedError, UsageError
 from nwc_core.store import open_store
 from nwc_infra.stores.s3 import S3Store
 from nwc_infra.stores.s3_options import S3Options, is_aws, options_from_environment
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    yield proxy
-    proxy.close()
 
 
 def access_key(proxy: Proxy) -> str:

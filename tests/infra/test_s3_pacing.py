@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
-from s3_server import Fault, Proxy, new_bucket, s3_server
+from s3_server import Fault, new_bucket
 
 from nwc_infra.stores import s3_pacing
 from nwc_infra.stores.s3 import S3Store
@@ -49,19 +48,6 @@ def test_threads_never_get_the_same_turn():
     for thread in threads:
         thread.join()
     assert sorted(clock.slept) == [float(i) for i in range(1, 1600)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
-from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
+from s3_server import Fault, Proxy, new_bucket, raw_client
 
 from nwc_core.errors import AlreadyExistsError, StoreError, UsageError
 from nwc_core.store import ObjectInfo, open_store
@@ -19,19 +18,6 @@ from nwc_infra.stores.s3_options import S3Options
 from nwc_infra.stores.s3_upload import part_nbytes
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

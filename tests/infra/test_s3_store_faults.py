@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from s3_server import Fault, Proxy, Request, new_bucket, raw_client, s3_server
+from s3_server import Fault, Proxy, Request, new_bucket, raw_client
 
 from nwc_core.errors import AlreadyExistsError, NotFoundError, PermissionDeniedError, StoreError
 from nwc_infra.stores.s3 import S3Store
@@ -16,19 +16,6 @@ from nwc_infra.stores.s3_errors import plain_words
 from nwc_infra.stores.s3_options import S3Options
 
 DATA = bytes(range(256)) * 100
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture(autouse=True)

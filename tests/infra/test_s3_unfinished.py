@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from s3_server import Fault, Proxy, new_bucket, raw_client, s3_server
+from s3_server import Fault, Proxy, new_bucket, raw_client
 
 from nwc_core.errors import PermissionDeniedError, StoreError
 from nwc_core.store import Upload
 from nwc_infra.stores.s3 import S3Store
 from nwc_infra.stores.s3_client import Bucket
 from nwc_infra.stores.s3_options import S3Options
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture
