@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nwc_core import intvector
 from nwc_core.blas import one_thread
-from nwc_core.exact import LIMIT, check_exact
+from nwc_core.exact import LIMIT, LIMIT_SHORT, Integers, check_exact
 from nwc_core.kernels import kernel
 from nwc_core.prior import TABLE_LEVELS, Prior
 from nwc_core.rans import Segment, decode_segment, encode_segment
@@ -35,7 +35,7 @@ COLUMNS, ROWS = 0, 1
 MAX_RANK = 128  # decoding costs 2 r multiplications per weight
 SHIFT = 24
 _MAX_ENTRY = 1 << 16  # of a vector; finer ones would gain nothing
-_DENSE = 32  # up to this size one product with all of Q' is the quickest
+_DENSE = 32  # up to this size one product with all of U B is the quickest
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +54,50 @@ class Mixing:
 
     @cached_property
     def growth(self) -> float:
-        """By how much `synthesise` can enlarge the greatest magnitude."""
+        """By how much applying it can enlarge the greatest magnitude."""
         return float(1 << SHIFT) + float((np.abs(self.u).sum(0) @ np.abs(self.b)).max())
 
-    def synthesise(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Rows times Q', or Q times columns, in units of 2^-SHIFT, for integers [m, n]; exact.
+    def turned(self, values: Integers, peak: float) -> npt.NDArray[np.float64]:
+        """What integers [m, n] lose as rows times Q', or Q times columns: the result is values * 2^SHIFT - turned; exact.
+
+        Args:
+            values: in float64, or in float32 where that holds them.
+            peak: no magnitude is above it.
 
         Raises:
             Inexact: the integers are too large.
         """
-        check_exact(values, self.growth)
-        u, b, size = self.u, self.b, self.u.shape[0]
-        one = float(1 << SHIFT)
-        weights: npt.NDArray[np.float64]
+        check_exact(values, peak, self.growth)
+        # Sums with the vectors alone often fit float32, which takes half the time.
+        short = values.dtype == np.float32 and peak * self._reach < LIMIT_SHORT
+        u: Integers = self._u_short if short else self.u
+        lost: npt.NDArray[np.float64]
         if self.axis == ROWS:
-            weights = values * one - b.T @ (u.T @ values)
-            return weights
-        rows = values.reshape(-1, size)
-        weights = rows @ (np.eye(size) * one - u @ b) if size <= _DENSE else rows * one - (rows @ u) @ b
-        return weights.reshape(values.shape)
+            lost = self.b.T @ (u.T @ values)
+            return lost
+        rows = values.reshape(-1, self.u.shape[0])
+        # In one product zeros get the other sign: weights that are zero come out as +0 there.
+        lost = -(rows @ self._dense) if self.u.shape[0] <= _DENSE else (rows @ u) @ self.b
+        return lost.reshape(values.shape)
+
+    @cached_property
+    def _reach(self) -> float:
+        return float(np.abs(self.u).sum(0).max())
+
+    @cached_property
+    def _u_short(self) -> npt.NDArray[np.float32]:
+        return self.u.astype(np.float32)
+
+    def prepare(self) -> None:
+        """Compute what is kept, before several threads would."""
+        self.growth, self._reach, self._u_short  # noqa: B018
+        if self.u.shape[0] <= _DENSE:
+            self._dense  # noqa: B018
+
+    @cached_property
+    def _dense(self) -> npt.NDArray[np.float64]:
+        negative: npt.NDArray[np.float64] = -(self.u @ self.b)
+        return negative
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +138,6 @@ class Basis:
                 rows = weight.reshape(-1, self.size)
                 coefficients = np.subtract(rows, (rows @ b.T) @ u.T, dtype=np.float32)
         return coefficients.reshape(weight.shape)
-
-    def synthesise(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """See Mixing, which is made anew."""
-        return self.mixing().synthesise(values)
 
     def write(self, out: ByteWriter, prior: Prior) -> None:
         """u8 axis, varint size, varint r, u8 shape, a u8 level for each vector, then their entries as one segment."""

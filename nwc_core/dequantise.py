@@ -1,4 +1,4 @@
-"""From points to weights where nothing mixes them: one product and one rounding each, straight to the output's type."""
+"""The last stage of decoding: one product with a step and one rounding for each weight, straight to the output's type."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def scale(values, row_step, column_factor, out):  # type: ignore[no-untyped-def]
     for i in range(m):
         for j in range(n):
             _put(out, i, j, np.float32(values[i, j]) * (row_step[i] * column_factor[j]))  # type: ignore[no-untyped-call]
+
+
+@kernel
+def scale_difference(values, one, others, row_step, column_factor, out):  # type: ignore[no-untyped-def]
+    """The same for values * one - others, which are exact integers in float64."""
+    m, n = values.shape
+    for i in range(m):
+        for j in range(n):
+            weight = np.float32(values[i, j] * one - others[i, j])
+            _put(out, i, j, weight * (row_step[i] * column_factor[j]))  # type: ignore[no-untyped-call]
 
 
 def dequantise(

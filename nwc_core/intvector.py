@@ -130,7 +130,7 @@ def read_segment_sizes(reader: ByteReader, points: int) -> tuple[int, int]:
 def read_segment(reader: ByteReader, lanes: int, words: int, escapes: int) -> Segment:
     states = np.frombuffer(reader.raw(4 * lanes), "<u4").astype(np.uint32, copy=False)
     body = np.frombuffer(reader.raw(2 * words), "<u2").astype(np.uint16, copy=False)
-    values = np.array([reader.zigzag() for _ in range(escapes)], np.int64)
+    values = reader.zigzags(escapes)
     if values.size and int(np.abs(values).max()) >= 1 << 22:
         raise reader.fail(f"an escaped index of {int(np.abs(values).max())}", f"below {1 << 22}")
     return Segment(states, body, values.astype(np.int32))

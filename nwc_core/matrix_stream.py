@@ -21,7 +21,7 @@ A segment is decoded on its own: its trellises start in state 0, in scan 1 every
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,13 +31,13 @@ import numpy.typing as npt
 from nwc_core import intvector, steps
 from nwc_core.basis import COLUMNS, ROWS, Basis
 from nwc_core.blas import one_thread
-from nwc_core.column_tiles import from_tiles, to_tiles
+from nwc_core.column_tiles import to_tiles
 from nwc_core.dequantise import Weights
 from nwc_core.errors import FormatError
 from nwc_core.exact import Inexact
-from nwc_core.fused import decode_lines, decode_tiles
+from nwc_core.fused import Lines, decode_lines, decode_tiles, whole_steps
 from nwc_core.prior import Prior
-from nwc_core.rans import MAX_LANES, Decoder, Segment, decode_segment
+from nwc_core.rans import MAX_LANES, Decoder, Segment
 from nwc_core.scales import Scales, levels_of
 from nwc_core.synthesis import MAX_STEP_RANGE, Synthesis, piece_lines
 from nwc_core.threads import map_threads
@@ -85,6 +85,11 @@ class MatrixHeader:
         """[m] and [n] numbers whose sums, clamped, are the levels."""
         rows, columns = self.scales.axes()
         return rows - self.row_exponent * self.absolute[0], columns - self.column_exponent * self.absolute[1]
+
+    @cached_property
+    def steps(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """[m] and [n] numbers whose products are the steps."""
+        return self.step * steps.power(self.row_exponent), steps.power(self.column_exponent)
 
     def levels(self, first: int, last: int) -> npt.NDArray[np.uint8]:
         """Flat levels of outer lines [first, last), a segment or whole lines of one, in the order of the scan."""
@@ -207,19 +212,9 @@ class MatrixStream:
 
     def points(self, prior: Prior, where: str, threads: int = 1) -> npt.NDArray[np.int32]:
         """[m, n] quantisation points; segments are decoded on `threads` threads."""
-        header, tables = self.header, prior.tables[self.header.shape]
-        tables.slots  # noqa: B018  built once here, not by every thread
-        spans = header.segments()
-        lines = map_threads(lambda index: self._lines(index, spans[index], prior, where), range(len(spans)), threads)
-        whole = np.concatenate(lines)
-        return np.ascontiguousarray(whole.T) if header.by_columns else whole
-
-    def _lines(self, index: int, span: tuple[int, int], prior: Prior, where: str) -> npt.NDArray[np.int32]:
-        """Points of a segment by its outer lines."""
-        header = self.header
-        level, tables = header.levels(*span), prior.tables[header.shape]
-        flat = decode_segment(self.segments[index], level, transitions(header.n_states), tables, where, header.column)
-        return from_tiles(flat, header.m, header.lanes) if header.by_columns else flat.reshape(-1, header.n)
+        points = np.empty((self.header.m, self.header.n), np.int32)
+        self._decode_into(points, prior, where, threads)
+        return points
 
     def weights_into(self, out: Weights, prior: Prior, transforms: Transforms, where: str, threads: int = 1) -> None:
         """Decode into `out` [m, n], float32 or the bits of bfloat16; segments are decoded on `threads` threads.
@@ -227,54 +222,66 @@ class MatrixStream:
         Raises:
             FormatError: the stream is damaged, or was coded with other tables; `where` names it.
         """
-        header, synthesis = self.header, self.header.synthesis(transforms)
-        spans, tables = header.segments(), prior.tables[header.shape]
-        tables.slots, synthesis.mixings  # noqa: B018  built once here, not by every thread
-        rows, columns = header.level_axes
-        row_step, factor = header.step * steps.power(header.row_exponent), steps.power(header.column_exponent)
-
-        def decode(index: int) -> None:
-            span = slice(*spans[index])
-            decoder = Decoder(self.segments[index], transitions(header.n_states), tables, where)
-            if not synthesis.mixed:
-                if header.by_columns:
-                    decode_tiles(decoder, out[:, span], (rows, columns[span]), (row_step, factor[span]))
-                else:
-                    decode_lines(decoder, out[span], (rows[span], columns), (row_step[span], factor))
-                return
-            if header.by_columns:
-                points = self._lines(index, spans[index], prior, where).T
-                synthesis.place(points, slice(None), span, out)
-                return
-            for piece, points in self._pieces(decoder, span):
-                synthesis.place(points, piece, slice(None), out)
-
+        synthesis = self.header.synthesis(transforms)
+        if not synthesis.mixed:
+            self._decode_into(out, prior, where, threads)
+            return
         try:
-            if not synthesis.mixed:
-                map_threads(decode, range(len(spans)), threads)
-                return
             with one_thread():  # sums are exact on any number, but it is the segments that have the threads
-                if (
-                    COLUMNS if header.by_columns else ROWS
-                ) in synthesis.mixed:  # nothing is known before all points are
+                synthesis.prepare()
+                if (COLUMNS if self.header.by_columns else ROWS) in synthesis.mixed:
+                    # Nothing is known before all points are.
                     synthesis.place_all(self.points(prior, where, threads), out, threads)
                 else:
-                    map_threads(decode, range(len(spans)), threads)
+                    self._each_segment(lambda *segment: self._mix(*segment, synthesis, out), prior, where, threads)
         except Inexact:
             raise FormatError(where, "points too large for its bases", "sums below 2^53") from None
 
-    def _pieces(self, decoder: Decoder, span: slice) -> Iterator[tuple[slice, npt.NDArray[np.int32]]]:
-        """Rows of a segment scanned along them, and their points, piece by piece.
+    def _decode_into(self, out: Lines, prior: Prior, where: str, threads: int) -> None:
+        """Fill `out` [m, n] with points, or with weights that nothing mixes."""
+        by_columns = self.header.by_columns
+        self._each_segment(
+            lambda decoder, span: self._fill(decoder, span, out[:, span] if by_columns else out[span]),
+            *(prior, where, threads),
+        )
 
-        The points are overwritten by those of the next piece.
-        """
+    def _each_segment(self, work: Callable[[Decoder, slice], None], prior: Prior, where: str, threads: int) -> None:
+        """Call work(decoder, outer lines) for each segment."""
+        header, tables = self.header, prior.tables[self.header.shape]
+        tables.slots, header.level_axes, header.steps  # noqa: B018  built once here, not by every thread
+        spans = header.segments()
+
+        def run(index: int) -> None:
+            decoder = Decoder(self.segments[index], transitions(header.n_states), tables, where)
+            work(decoder, slice(*spans[index]))
+            decoder.finish()
+
+        map_threads(run, range(len(spans)), threads)
+
+    def _fill(self, decoder: Decoder, span: slice, part: Lines) -> None:
+        """Decode outer lines `span`, the next ones of a segment; scanned by columns, all of it."""
+        (rows, columns), (row_step, factor) = self.header.level_axes, self.header.steps
+        if self.header.by_columns:
+            decode_tiles(decoder, part, (rows, columns[span]), (row_step, factor[span]))
+        else:
+            decode_lines(decoder, part, (rows[span], columns), (row_step[span], factor))
+
+    def _mix(self, decoder: Decoder, span: slice, synthesis: Synthesis, out: Weights) -> None:
+        """Decode a segment whose outer lines are not mixed with others, and undo what mixes each, some lines at a time."""
         header = self.header
-        whole_steps = header.lanes // math.gcd(header.lanes, header.n)  # so many rows, as a piece must hold
-        lines = max(whole_steps, piece_lines(header.n) // whole_steps * whole_steps)
+        if header.by_columns:
+            columns = np.empty((header.m, span.stop - span.start), np.int32)
+            self._fill(decoder, span, columns)
+            width = piece_lines(header.m)
+            for left in range(0, columns.shape[1], width):
+                some = columns[:, left : left + width]
+                first = span.start + left
+                synthesis.place(some, slice(None), slice(first, first + some.shape[1]), out)
+            return
+        lines = whole_steps(piece_lines(header.n), header.n, header.lanes)
         buffer = np.empty((min(lines, span.stop - span.start), header.n), np.int32)
-        for start in range(span.start, span.stop, lines):
-            stop = min(start + lines, span.stop)
-            points = buffer[: stop - start]
-            decoder.decode(header.levels(start, stop), points.reshape(-1))
-            yield slice(start, stop), points
-        decoder.finish()
+        for first in range(span.start, span.stop, lines):
+            piece = slice(first, min(first + lines, span.stop))
+            points = buffer[: piece.stop - first]
+            self._fill(decoder, piece, points)
+            synthesis.place(points, piece, slice(None), out)

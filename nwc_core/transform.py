@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nwc_core.exact import check_exact
+from nwc_core.exact import Integers, check_exact
 
 SCALE_BITS = 14
 
@@ -29,13 +29,13 @@ def growth(transform: npt.NDArray[np.int16]) -> float:
     return float(np.abs(transform.astype(np.float64)).sum(0).max())
 
 
-def invert(values: npt.NDArray[np.float64], transform: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """Groups of integers [m, n] times T, in units of 2^-SCALE_BITS; exact.
+def invert(values: Integers, transform: npt.NDArray[np.int16], peak: float) -> npt.NDArray[np.float64]:
+    """Groups of integers [m, n], none above `peak`, times T, in units of 2^-SCALE_BITS; exact.
 
     Raises:
         Inexact: the integers are too large.
     """
     matrix = transform.astype(np.float64)
-    check_exact(values, growth(transform))
+    check_exact(values, peak, growth(transform))
     weights: npt.NDArray[np.float64] = values.reshape(-1, matrix.shape[0]) @ matrix
     return weights.reshape(values.shape)

@@ -22,7 +22,7 @@ from nwc_core.prior import LEVELS
 from nwc_core.rans import decode_segment, encode_segment
 from nwc_core.reference.network import Network
 from nwc_core.reference.recipe import CHUNK
-from nwc_core.synthesis import Synthesis, synthesise
+from nwc_core.synthesis import Synthesis
 from nwc_core.trellis import search, transitions
 
 SSE = "+sse2,+cx16,+64bit,+cmov,+fxsr,+mmx"
@@ -65,10 +65,10 @@ def bases_and_weights() -> Iterator[npt.NDArray[Any]]:
     for chosen, matrix in ([], None), ([], 0), (bases[:1], None), (bases[1:2], 0), (bases[:2], None), (bases[2:], 0):
         transform = None if matrix is None else sample_codec().transforms[matrix]
         step = np.float32(0.0123)
-        yield synthesise(points, step, *exponents, chosen, transform)
-        short = np.empty((m, n), np.uint16)
-        Synthesis(step, *exponents, tuple(chosen), transform).place_all(points, short, 1)
-        yield short
+        undoing = Synthesis(step, *exponents, tuple(chosen), transform)
+        for out in np.empty((m, n), np.float32), np.empty((m, n), np.uint16):
+            undoing.place_all(points, out, 1)
+            yield out
 
 
 def reference_networks() -> Iterator[npt.NDArray[Any]]:

@@ -10,6 +10,7 @@ import torch
 from codec_samples import dct, gaussian, sample_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_synthesis import fused, synthesise
 
 from nwc_core import steps
 from nwc_core.basis import COLUMNS, ROWS, Basis
@@ -18,7 +19,7 @@ from nwc_core.decorrelate import Parts
 from nwc_core.errors import FormatError
 from nwc_core.matrix_stream import MatrixStream
 from nwc_core.nwc_coder import NwcCoder
-from nwc_core.synthesis import MAX_STEP_RANGE, synthesise
+from nwc_core.synthesis import MAX_STEP_RANGE
 from nwc_core.transform import SCALE_BITS, analyse
 from nwc_core.wire import ByteReader
 
@@ -53,7 +54,7 @@ def test_synthesis_is_the_formula(
     rows = rng.integers(-8, 9, m).astype(np.int32)
     columns = rng.integers(0, spread + 1, n).astype(np.int32) - spread // 2
     basis = dct(3) if transformed else None
-    found = synthesise(points, np.float32(step), rows, columns, matrix=basis)
+    found = fused(points, np.float32(step), rows, columns, matrix=basis)
     scaled = points * (float(np.float32(step)) * 2.0 ** (rows[:, None] / 8 + columns[None, :] / 8))
     exact = scaled
     if basis is not None:
@@ -64,6 +65,8 @@ def test_synthesis_is_the_formula(
         tolerance = tolerance + 0.03 * step * 2.0 ** ((rows[:, None] + columns.min()) / 8)
     assert found.dtype == np.float32
     assert (np.abs(found - exact) <= tolerance + 1e-30).all()
+    plain = synthesise(points, np.float32(step), rows, columns, matrix=basis)
+    assert (found.view(np.uint32) == plain.view(np.uint32)).all()
 
 
 def test_synthesis_never_changes() -> None:
@@ -75,7 +78,7 @@ def test_synthesis_never_changes() -> None:
     columns_basis = Basis(COLUMNS, np.tril(rng.integers(1, 30, (36, 7))).astype(np.int32))
     rows_basis = Basis(ROWS, np.tril(rng.integers(1, 30, (40, 5))).astype(np.int32))
     digests = [
-        hashlib.sha256(synthesise(points, np.float32(0.0123), rows, columns, bases, matrix).tobytes()).hexdigest()[:16]
+        hashlib.sha256(fused(points, np.float32(0.0123), rows, columns, bases, matrix).tobytes()).hexdigest()[:16]
         for bases, matrix in (((), None), ((), dct(3)), ((columns_basis, rows_basis), dct(3)))
     ]
     assert digests == SYNTHESIS_DIGESTS
@@ -90,7 +93,7 @@ def test_analysis_inverts_and_keeps_the_energy() -> None:
     assert np.square(coefficients).sum() == pytest.approx(np.square(weight).sum(), rel=1e-3)
     step = np.float32(2.0**-16)
     points = np.rint(coefficients / step).astype(np.int32)
-    back = synthesise(points, step, np.zeros(30, np.int32), np.zeros(36, np.int32), matrix=dct(3))
+    back = fused(points, step, np.zeros(30, np.int32), np.zeros(36, np.int32), matrix=dct(3))
     assert np.abs(back - weight).max() < 1e-3
     constant = analyse(np.ones((1, 9), np.float32), dct(3))[0]
     assert constant[0] == pytest.approx(3, abs=1e-3)

@@ -121,3 +121,19 @@ def test_headers_that_cannot_be(data: bytes, message: str) -> None:
 def test_a_newer_version_is_told_apart_from_damage() -> None:
     with pytest.raises(VersionError, match=r"layer\.weight.*version 2"):
         EncodedTensor.from_bytes(struct.pack("<4B", 2, 0, 1, 0), "layer.weight")
+
+
+@given(st.lists(st.integers(-(1 << 62), (1 << 62) - 1) | st.integers(-70, 70)), st.integers(0, 3))
+def test_many_integers_at_once_are_those_one_by_one(values: list[int], cut: int) -> None:
+    out = ByteWriter()
+    for value in values:
+        out.zigzag(value)
+    reader = ByteReader(out.getvalue() + b"\x85\x01", "record")
+    assert reader.zigzags(len(values)).tolist() == values
+    assert reader.varint() == 0x85
+    short = out.getvalue()[: max(0, len(out) - cut)]
+    if len(short) < len(out):
+        with pytest.raises(FormatError, match="record"):
+            ByteReader(short, "record").zigzags(len(values))
+    with pytest.raises(FormatError, match="more than 63 bits"):
+        ByteReader(out.getvalue() + b"\xff" * 12, "record").zigzags(len(values) + 1)
