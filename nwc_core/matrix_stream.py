@@ -233,7 +233,9 @@ class MatrixStream:
                     # Nothing is known before all points are.
                     synthesis.place_all(self.points(prior, where, threads), out, threads)
                 else:
-                    self._each_segment(lambda *segment: self._mix(*segment, synthesis, out), prior, where, threads)
+                    self._each_segment(
+                        lambda decoder, span: self._mix(decoder, span, synthesis, out), prior, where, threads
+                    )
         except Inexact:
             raise FormatError(where, "points too large for its bases", "sums below 2^53") from None
 

@@ -111,10 +111,11 @@ class Synthesis:
         """Points times the steps that come before mixing, as integers; what none is above; and their binary fraction."""
         peak = peak_of(points)
         if self._steps_before is None:
-            return points.astype(np.float32 if peak < LIMIT_SHORT else np.float64), peak, 0
+            return (points.astype(np.float32) if peak < LIMIT_SHORT else points.astype(np.float64)), peak, 0
         row_factor, column_factor = self._steps_before[0][rows], self._steps_before[1][columns]
         peak = peak * float(row_factor.max()) * float(column_factor.max()) + 1
-        values: Integers = np.empty(points.shape, np.float32 if peak < LIMIT_SHORT else np.float64)
+        values: Integers
+        values = np.empty(points.shape, np.float32) if peak < LIMIT_SHORT else np.empty(points.shape, np.float64)
         _fix(points, row_factor, column_factor, values)
         return values, peak, _FRACTION
 
