@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
 ROUNDS = 3
-_ROWS, _COLUMNS = 1024, 2048  # of each tensor
+_TENSOR_WEIGHTS, _COLUMNS = 1 << 21, 2048
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class WorkersBench:
         weights: coded in each.
         driver_share: CPU time of the driver over that of all workers, median; None for plain processes.
         peak_memory: bytes, the most that any worker process held; None for plain processes.
+        planned_memory: bytes that Ray was asked to keep for the largest task; None for plain processes.
     """
 
     name: str
@@ -53,6 +54,7 @@ class WorkersBench:
     weights: int
     driver_share: float | None = None
     peak_memory: int | None = None
+    planned_memory: int | None = None
 
     @property
     def weights_per_second(self) -> float:
@@ -60,19 +62,20 @@ class WorkersBench:
 
 
 def bench_workers(
-    weights: int, workers: int, options: CompressOptions, advance: Callable[[int], None]
+    weights: int, tensors: int | None, workers: int, options: CompressOptions, advance: Callable[[int], None]
 ) -> list[WorkersBench]:
     """Plain processes and Ray's workers, one and several.
 
     Args:
         weights: of the synthetic checkpoint, bfloat16.
+        tensors: of equal size that it consists of; of two million weights each if None.
         workers: several.
         options: of the compression.
         advance: told of each run that has ended, 4 * ROUNDS in all.
     """
     counts = sorted({1, workers})
     with tempfile.TemporaryDirectory(prefix="nwc-bench-") as folder, cluster(None, workers):
-        source = _synthetic(Path(folder) / "model.safetensors", weights)
+        source = _synthetic(Path(folder) / "model.safetensors", weights, tensors)
         plan = make_plan(source, Codec.load("default"), options)
         ways: dict[tuple[str, int], Callable[[int, str], _Run]] = {}
         for count in counts:
@@ -84,7 +87,8 @@ def bench_workers(
             for (name, count), run in ways.items():
                 found[name, count].append(run(count, f"{folder}/{name}-{count}-{number}"))
                 advance(1)
-    return [_summary(name, count, runs, plan.weights) for (name, count), runs in found.items()]
+    planned = max(task.memory for task in plan.tasks)
+    return [_summary(name, count, runs, plan.weights, planned) for (name, count), runs in found.items()]
 
 
 def runs(workers: int) -> int:
@@ -99,21 +103,22 @@ class _Run:
     peak_memory: int | None = None
 
 
-def _summary(name: str, count: int, runs: list[_Run], weights: int) -> WorkersBench:
+def _summary(name: str, count: int, runs: list[_Run], weights: int, planned: int) -> WorkersBench:
     shares = [run.driver_share for run in runs if run.driver_share is not None]
     peaks = [run.peak_memory for run in runs if run.peak_memory is not None]
     share = statistics.median(shares) if shares else None
     seconds = tuple(run.seconds for run in runs)
-    return WorkersBench(name, count, seconds, weights, share, max(peaks, default=None))
+    return WorkersBench(name, count, seconds, weights, share, max(peaks, default=None), planned if peaks else None)
 
 
-def _synthetic(path: Path, weights: int) -> Path:
+def _synthetic(path: Path, weights: int, tensors: int | None) -> Path:
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    count = max(1, weights // (_ROWS * _COLUMNS))
-    save_file({f"w.{i}": (0.02 * torch.randn(_ROWS, _COLUMNS)).bfloat16() for i in range(count)}, path)
+    count = tensors or max(1, weights // _TENSOR_WEIGHTS)
+    rows = max(1, weights // count // _COLUMNS)
+    save_file({f"w.{i}": torch.randn(rows, _COLUMNS, dtype=torch.bfloat16).mul_(0.02) for i in range(count)}, path)
     return path
 
 
@@ -177,7 +182,10 @@ def _warm(plan: Plan, codec: bytes) -> None:
 def workers_table(found: list[WorkersBench]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Header and rows: throughput, and its ratio to plain processes of the same number."""
     plain = {way.workers: way for way in found if way.driver_share is None}
-    header = ("way", "processes", "M weights/s", "of plain processes", "driver's share of CPU", "peak of a worker, MB")
+    header = (
+        *("way", "processes", "M weights/s", "of plain processes", "driver's share of CPU"),
+        *("peak of a worker, MB", "planned, MB"),
+    )
     return header, [
         (
             way.name,
@@ -185,7 +193,7 @@ def workers_table(found: list[WorkersBench]) -> tuple[tuple[str, ...], list[tupl
             f"{way.weights_per_second / 1e6:.2f}",
             f"{way.weights_per_second / plain[way.workers].weights_per_second:.3f}",
             "" if way.driver_share is None else f"{100 * way.driver_share:.1f} %",
-            "" if way.peak_memory is None else f"{way.peak_memory / 1e6:,.0f}",
+            *("" if nbytes is None else f"{nbytes / 1e6:,.0f}" for nbytes in (way.peak_memory, way.planned_memory)),
         )
         for way in found
     ]

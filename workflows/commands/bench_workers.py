@@ -12,11 +12,14 @@ from nwc_workflows.console import Output, with_output
 
 @click.command()
 @click.option("--weights", type=click.IntRange(4), default=64, show_default=True, help="Millions, of what is coded.")
+@click.option(
+    "--tensors", type=click.IntRange(1), help="Tensors of equal size that they are in; of two million each if not said."
+)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes at once.")
 @click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
 @click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
 @with_output
-def workers(output: Output, weights: int, workers: int, bits: float, preset: str) -> None:
+def workers(output: Output, weights: int, tensors: int | None, workers: int, bits: float, preset: str) -> None:
     """What distribution costs: Ray's workers beside plain processes that run the same tasks.
 
     On a synthetic checkpoint in a temporary folder, in turns, medians of three rounds; the machine should have nothing else
@@ -29,6 +32,6 @@ def workers(output: Output, weights: int, workers: int, bits: float, preset: str
 
     options = CompressOptions(bits=bits, preset=preset)
     with output.progress(runs(workers), "measure", "runs") as progress:
-        found = bench_workers(weights * 1_000_000, workers, options, progress.advance)
+        found = bench_workers(weights * 1_000_000, tensors, workers, options, progress.advance)
     data = {"environment": environment(), "bits": bits, "preset": preset, "ways": [asdict(way) for way in found]}
     output.result(data, lambda: table_text(*workers_table(found)))
