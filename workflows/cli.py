@@ -19,6 +19,7 @@ import click
 
 from nwc_core.errors import NwcError, UsageError
 from nwc_workflows.console import ExitCode, json_text
+from nwc_workflows.log import check_form, say
 from nwc_workflows.termination import EXIT_CODE as TERMINATED
 from nwc_workflows.termination import interrupted_by_sigterm
 
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str], received: Sequence[int]) -> int:
     """The exit code. `received` holds a number as soon as SIGTERM has interrupted."""
     try:
+        check_form()
         code = nwc.main(arguments, prog_name="nwc", standalone_mode=False)
     except NwcError as error:
         usage = isinstance(error, UsageError)
@@ -96,7 +98,7 @@ def _run(arguments: list[str], received: Sequence[int]) -> int:
             print(error.ctx.get_usage(), file=sys.stderr)
         return _report(error, error.format_message(), ExitCode(error.exit_code), arguments)
     except (click.Abort, KeyboardInterrupt):
-        print(f"nwc: {'terminated' if received else 'interrupted'}", file=sys.stderr)
+        say(f"nwc: {'terminated' if received else 'interrupted'}", "end", "error")
         return TERMINATED if received else 128 + 2  # what a shell reports for a process ended by SIGTERM or SIGINT
     return code if isinstance(code, int) else ExitCode.DONE
 
@@ -104,9 +106,9 @@ def _run(arguments: list[str], received: Sequence[int]) -> int:
 def _report(error: Exception, message: str, code: ExitCode, arguments: list[str]) -> int:
     if os.environ.get("NWC_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"nwc: error: {message}", file=sys.stderr)
+    fields = vars(error) if isinstance(error, NwcError) else {}  # where, found, wanted, key ...
+    say(f"nwc: error: {message}", "error", "error", {"type": type(error).__name__, **fields})
     if _wants_json(arguments):
-        fields = vars(error) if isinstance(error, NwcError) else {}  # where, found, wanted, key ...
         print(json_text({"error": {"type": type(error).__name__, "message": message, **fields}}))
     return code
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from nwc_workflows.log import say, structured
 from nwc_workflows.progress import Progress, show_progress
 from nwc_workflows.wording import table_text
 
@@ -52,9 +53,9 @@ class Output:
         if not self.json:
             print(table_text(headers, rows))
 
-    def note(self, line: str) -> None:
-        """Something worth knowing that isn't the result; on stderr."""
-        print(line, file=sys.stderr, flush=True)
+    def note(self, line: str, event: str = "note", fields: Mapping[str, Any] | None = None) -> None:
+        """Something worth knowing that isn't the result; on stderr. Structured logs get the fields too."""
+        say(line, event, fields=fields)
 
     def progress(self, total: float, description: str, unit: str = "B") -> AbstractContextManager[Progress]:
         """Shows how far long work is, how fast, and when it will end; on stderr, as a bar if that is a terminal.
@@ -64,7 +65,7 @@ class Output:
             description: what is being done, e.g. "compress".
             unit: "B" for bytes, else the plural of what is counted, e.g. "tensors".
         """
-        return show_progress(total, description, unit, bar=sys.stderr.isatty() and not self.json)
+        return show_progress(total, description, unit, bar=sys.stderr.isatty() and not self.json and not structured())
 
 
 def with_output(function: Callable[..., int | None]) -> Callable[..., int | None]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from nwc_workflows.log import say
 from nwc_workflows.wording import amount_text, duration_text, rate_text
 
 # A log gets a line when both have passed: few lines from a long job, and no burst from a short one.
@@ -83,8 +84,13 @@ class _Lines:
         self.said_at, self.said_done = now, meter.done
         self.say(f"{meter.fraction:.0%}, {meter.under_way()}")
 
-    def say(self, line: str) -> None:
-        print(f"{self.description}: {line}", file=sys.stderr, flush=True)
+    def say(self, line: str, state: str = "running") -> None:
+        meter = self.meter
+        fields = {
+            **{"work": self.description, "state": state},
+            **{"done": meter.done, "total": meter.total, "unit": meter.unit, "seconds": round(meter.elapsed, 3)},
+        }
+        say(f"{self.description}: {line}", "progress", fields=fields)
 
 
 @contextmanager
@@ -93,9 +99,9 @@ def _lines(meter: _Meter, description: str) -> Iterator[Progress]:
     try:
         yield lines
     except BaseException:
-        lines.say(f"stopped at {meter.fraction:.0%}, {meter.ended()}")
+        lines.say(f"stopped at {meter.fraction:.0%}, {meter.ended()}", "stopped")
         raise
-    lines.say(f"done, {meter.ended()}")
+    lines.say(f"done, {meter.ended()}", "done")
 
 
 @contextmanager

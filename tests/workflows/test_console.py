@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from nwc_workflows import progress as progress_module
+from nwc_workflows.cli import main
 from nwc_workflows.console import ExitCode, Output, with_output
 from nwc_workflows.wording import amount_text, bytes_text, duration_text, rate_text, table_text
 
@@ -166,3 +167,33 @@ def test_with_output_hands_the_command_its_output() -> None:
     assert done.return_value == 3
     assert runner.invoke(greet, ["you", "--output", "xml"]).exit_code == 2
     assert "Says hello." in runner.invoke(greet, ["--help"]).output
+
+
+def test_a_structured_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NWC_LOG", "json")
+    monkeypatch.setattr(progress_module, "_LINE_SECONDS", 0.0)
+    output = Output()
+    output.note("one model failed", "model", {"name": "a", "outcome": "failed"})
+    with output.progress(4, "compress", "tensors") as progress:
+        progress.advance(1)
+        progress.advance(3)
+    note, first, second, last = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (note["event"], note["level"], note["message"]) == ("model", "info", "one model failed")
+    assert (note["name"], note["outcome"]) == ("a", "failed")
+    assert [line["done"] for line in (first, second, last)] == [1, 4, 4]
+    assert [line["state"] for line in (first, second, last)] == ["running", "running", "done"]
+    assert {line["total"] for line in (first, second, last)} == {4}
+    assert all(line["time"].endswith("+00:00") for line in (note, first, last))
+
+
+def test_errors_in_a_structured_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NWC_LOG", "json")
+    with pytest.raises(SystemExit, match="1"):
+        main(["inspect", "nowhere.nwc"])
+    said = json.loads(capsys.readouterr().err)
+    assert (said["level"], said["event"], said["type"]) == ("error", "error", "NotFoundError")
+    assert "nowhere.nwc" in said["message"]
+    monkeypatch.setenv("NWC_LOG", "xml")
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", "nowhere.nwc"])
+    assert "NWC_LOG=xml; wanted text or json" in capsys.readouterr().err

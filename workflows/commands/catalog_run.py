@@ -43,7 +43,7 @@ def run(output: Output, catalog: str, address: str | None, workers: int | None) 
         limits=read.limits,
         address=address,
         workers=workers,
-        on_end=lambda result: output.note(_result_text(result)),
+        on_end=lambda result: output.note(_result_text(result), "model", _result_data(result)),
     )
     done, already, failed = (ended.count(outcome) for outcome in ("done", "done already", "failed"))
     statuses = [result.status for result in ended.results if result.outcome != "failed"]
