@@ -25,7 +25,7 @@ import numpy.typing as npt
 from nwc_core.codec_file import MAX_CODEC_BYTES, MAX_FILE_BYTES, PAPER, build_codec_file, parse_codec_file
 from nwc_core.distortion import mean_squared_error
 from nwc_core.dtypes import DTYPES, DType, from_torch
-from nwc_core.encoded import EncodedTensor, most_elements
+from nwc_core.encoded import WITH_BASE, EncodedTensor, most_elements
 from nwc_core.errors import FormatError, NotFoundError, UnknownCodecError, UsageError
 from nwc_core.importance import Importance, importances
 from nwc_core.lossless import decode_lossless, encode_lossless
@@ -302,6 +302,10 @@ class Codec:
         """
         import torch
 
+        if encoded.coder in WITH_BASE:
+            raise FormatError(
+                where, f"a tensor coded by {encoded.coder}", "one without a base; an artifact brings its own"
+            )
         if encoded.coder != "nwc":
             return decode_lossless(encoded, where)
         reader = ByteReader(encoded.body, where)

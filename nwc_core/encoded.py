@@ -3,14 +3,15 @@
 Wire format, version 1 (fields as in `nwc_core.wire`):
 
     u8      version (1)
-    u8      coder: 0 raw, 1 zstd, 2 nwc
+    u8      coder: 0 raw, 1 zstd, 2 nwc, 3 float, 4 nwc-delta, 5 exact-delta
     u8      dtype: position in DTYPE_CODES
     u8      rank, at most 64
     varint  each dimension
     bytes   body, to the end
 
 Body of raw: the elements, little-endian, in row-major order. Body of zstd: see `nwc_core.lossless`. Body of nwc: see
-`nwc_core.codec`.
+`nwc_core.codec`. Body of float: see `nwc_core.floats.body`. Bodies of the deltas: see
+`nwc_core.delta`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from nwc_core.errors import VersionError
 from nwc_core.wire import ByteReader, ByteWriter
 
 VERSION = 1
-CODERS = ("raw", "zstd", "nwc")
+DELTA, EXACT_DELTA = "nwc-delta", "exact-delta"
+CODERS = ("raw", "zstd", "nwc", "float", DELTA, EXACT_DELTA)
+LOSSY_CODERS = ("nwc", DELTA)
+WITH_BASE = (DELTA, EXACT_DELTA)
 # Append only: the position is what streams store.
 DTYPE_CODES = (
     *("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0"),
@@ -42,8 +46,12 @@ def most_elements(coder: str, dtype: DType, nbytes: int) -> int:
 
     A damaged or hostile shape that claims more is refused before memory is asked for.
     """
-    if coder == "nwc":
+    if coder == EXACT_DELTA:  # of any size where the tensor is its base, which holds the elements
+        return _MAX_ELEMENTS
+    if coder in LOSSY_CODERS:
         return _MAX_WEIGHTS_PER_BYTE * nbytes
+    if coder == "float":  # at least one bit of each is stored as it is
+        return 8 * nbytes
     return nbytes * (_MAX_ZSTD_RATIO if coder == "zstd" else 1) // dtype.itemsize
 
 
@@ -54,7 +62,7 @@ class EncodedTensor:
     Attributes:
         dtype: element type of the original and of the decoded tensor.
         shape: its shape.
-        coder: "raw", "zstd" (both lossless) or "nwc".
+        coder: "raw", "zstd", "float" (all three lossless) or "nwc"; or one with a base, "nwc-delta" or "exact-delta".
         body: the coder's own bytes.
         side_nbytes: how many bytes of the body are side information rather than coded weights (0 if unknown).
         mse: mean squared error against the original, known only right after encoding; not part of the bytes.

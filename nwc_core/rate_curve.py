@@ -25,14 +25,29 @@ class RateCurve:
     Attributes:
         numel: weights.
         log2_theta: [len(RATES)] decreasing: log2 of theta at each of RATES.
+        alone: the same of the whole tensor, where this is the curve of its difference to a base; None elsewhere.
     """
 
     numel: int
     log2_theta: npt.NDArray[np.float64]
+    alone: npt.NDArray[np.float64] | None = None
 
     def bits_at(self, log2_theta: float) -> float:
         """Bits per weight at this theta; at least the first of RATES, at most the last."""
         return float(np.interp(-log2_theta, -self.log2_theta, RATES))
+
+    def log2_theta_at(self, bits: float) -> float:
+        """log2 of theta at this rate, inside the range of RATES."""
+        return float(np.interp(bits, RATES, self.log2_theta))
+
+    def less(self, log2_theta: float) -> RateCurve:
+        """The same with errors in another unit: that theta becomes 1."""
+        alone = None if self.alone is None else self.alone - log2_theta
+        return RateCurve(self.numel, self.log2_theta - log2_theta, alone)
+
+    def without_base(self) -> RateCurve:
+        """The curve of the tensor alone."""
+        return self if self.alone is None else RateCurve(self.numel, self.alone)
 
 
 def curve_of(problems: list[Problem]) -> RateCurve:

@@ -51,16 +51,20 @@ class Allocation:
     loss: float
 
 
-def allocate(measured: Sequence[Measured], bits: float) -> Allocation:
+def allocate(measured: Sequence[Measured], bits: float, *, as_good_as: bool = False) -> Allocation:
     """Spend `bits` per weight on all blocks together.
 
     Args:
         measured: of each block, in order.
         bits: average over all; those that are lossless leave, or take, what differs from it.
+        as_good_as: the average is what blocks would get if each were coded alone; those with a base get less, for the same
+            loss.
 
     Returns:
         Rates whose total is the budget, as far as the range of rates allows: at least LEAST_RATE each.
     """
+    if as_good_as:
+        return _as_good_as(measured, bits)
     budget = bits * sum(block.numel for block in measured)
     budget -= sum(8 * block.nbytes for block in measured if isinstance(block, Lossless))
     lossy = sum(block.numel for block in measured if not isinstance(block, Lossless))
@@ -71,6 +75,13 @@ def allocate(measured: Sequence[Measured], bits: float) -> Allocation:
         block.bits_at(log2_theta) if isinstance(block, RateCurve) and average < RATES[-1] else average
         for block in measured
     )
+    return Allocation(rates, predicted_loss(measured, rates))
+
+
+def _as_good_as(measured: Sequence[Measured], bits: float) -> Allocation:
+    curves = [block.without_base() for block in measured if isinstance(block, RateCurve)]
+    log2_theta = _theta(curves, max(LEAST_RATE, bits))
+    rates = tuple(block.bits_at(log2_theta) if isinstance(block, RateCurve) else bits for block in measured)
     return Allocation(rates, predicted_loss(measured, rates))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nwc_core.artifact.index import BlockRow
@@ -16,11 +16,13 @@ from nwc_core.artifact.objects import ObjectRef
 from nwc_core.artifact.payload import block_name, build_payload
 from nwc_core.artifact.writer import put_object
 from nwc_core.codec import Codec
+from nwc_core.delta import difference
 from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import NwcError, UsageError
 from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store
 from nwc_workflows.allocate import Lossless, Measured, Unreached
+from nwc_workflows.base import BaseArtifact, encode_exact, encode_lossy
 from nwc_workflows.block_statistics import read_statistics
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
@@ -47,6 +49,7 @@ def code_task(
     destination: Store,
     codec: bytes,
     calibration: Calibration | None,
+    base: BaseArtifact | None = None,
 ) -> CodedTask:
     """Read, code and store the blocks of a task.
 
@@ -58,8 +61,9 @@ def code_task(
         destination: to store the payload in.
         codec: the codec file.
         calibration: where the blocks' statistics are; None to weigh all errors alike.
+        base: what blocks are coded against where that takes less.
     """
-    coded = code_blocks(task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration)
+    coded = code_blocks(task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration, base=base)
     streams = [encoded.to_bytes() for _, encoded, _ in coded]
     names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
     payload = build_payload(list(zip(names, streams, strict=True)))
@@ -97,6 +101,7 @@ def code_blocks(
     checkpoint: Checkpoint,
     codec: bytes,
     calibration: Calibration | None,
+    base: BaseArtifact | None = None,
 ) -> list[tuple[Block, EncodedTensor, bytes]]:
     """Read and code the blocks of a task: each with the SHA-256 of its source bytes. Arguments as for `code_task`."""
     parsed = _parse_codec(codec)
@@ -106,19 +111,30 @@ def code_blocks(
         with _naming(block), stage("read"):
             source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
             statistics = read_statistics(calibration, block) if block.lossy else None
+            digest = hashlib.sha256(source).digest()
+            rate = next(remaining) if block.lossy else None
+            encoded = None if base is None else base.copy(block, digest, exact=not block.lossy)
+            others = None if base is None or encoded is not None else base.elements(block)
         with _naming(block), stage("code"):
-            tensor = to_tensor(source, block.tensor.dtype, block.shape)
-            if block.lossy:
+            if encoded is None:
+                tensor = to_tensor(source, block.tensor.dtype, block.shape)
                 weighing = statistics.arguments() if statistics else {}
-                encoded = parsed.encode(tensor, next(remaining), preset=preset, **weighing)
-            else:
-                encoded = encode_lossless(tensor)
-            coded.append((block, encoded, hashlib.sha256(source).digest()))
+                if rate is not None:
+                    encoded = encode_lossy(parsed, tensor, rate, others, preset=preset, **weighing)
+                else:
+                    encoded = encode_exact(tensor, others)
+            coded.append((block, encoded, digest))
     return coded
 
 
 def measure_task(
-    task: Task, bits: float, *, checkpoint: Checkpoint, codec: bytes, calibration: Calibration
+    task: Task,
+    bits: float,
+    *,
+    checkpoint: Checkpoint,
+    codec: bytes,
+    calibration: Calibration | None,
+    base: BaseArtifact | None = None,
 ) -> tuple[Measured, ...]:
     """The rate curve of each block of a task that is coded lossily, in order.
 
@@ -127,7 +143,9 @@ def measure_task(
         bits: about which the blocks will be coded.
         checkpoint: to read from.
         codec: the codec file.
-        calibration: where the blocks' statistics are.
+        calibration: where the blocks' statistics are. Without one, errors count as alike as they do when each block is
+            coded alone at the same rate.
+        base: what blocks are coded against where that takes less.
     """
     parsed = _parse_codec(codec)
     found: list[Measured] = []
@@ -137,13 +155,27 @@ def measure_task(
         with _naming(block), stage("read"):
             source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
             statistics = read_statistics(calibration, block)
+            copied = None if base is None else base.copy(block, hashlib.sha256(source).digest(), exact=False)
+            others = None if base is None or copied is not None else base.elements(block)
         with _naming(block), stage("code"):
+            if copied is not None:
+                found.append(Lossless(block.numel, copied.nbytes))
+                continue
             tensor = to_tensor(source, block.tensor.dtype, block.shape)
-            curve = parsed.rate_curve(tensor, bits=bits, **(statistics.arguments() if statistics else {}))
-            if curve is None:
+            weighing = statistics.arguments() if statistics else {}
+            alone = parsed.rate_curve(tensor, bits=bits, **weighing)
+            apart = None if others is None else difference(tensor, others)
+            curve = alone if apart is None else parsed.rate_curve(apart, bits=bits, **weighing)
+            if curve is not None and alone is not None and apart is not None:
+                curve = replace(curve, alone=alone.log2_theta)
+            if alone is None or curve is None:
                 found.append(Lossless(block.numel, encode_lossless(tensor).nbytes))
+            elif statistics and statistics.rows is not None:
+                found.append(curve)
+            elif base is None:
+                found.append(Unreached(block.numel))
             else:
-                found.append(curve if statistics and statistics.rows is not None else Unreached(block.numel))
+                found.append(curve.less(alone.log2_theta_at(bits)))
     return tuple(found)
 
 

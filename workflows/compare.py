@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.reader import Artifact
+from nwc_core.encoded import LOSSY_CODERS, WITH_BASE
 from nwc_workflows.inspect import TensorSummary, summarise
 
 Status = Literal["same", "coded differently", "other weights", "other type", "only in A", "only in B", "differs"]
@@ -56,6 +57,9 @@ class Comparison:
 def compare(a: Artifact, b: Artifact) -> Comparison:
     """Compare two open artifacts."""
     same_codec = a.manifest.codec.sha256 == b.manifest.codec.sha256
+    same_base = a.manifest.base is None or (
+        b.manifest.base is not None and a.manifest.base.manifest_sha256 == b.manifest.base.manifest_sha256
+    )
     in_a, in_b = ({t.name: t for t in summarise(artifact)} for artifact in (a, b))
     pairs = []
     for name in [*in_a, *(name for name in in_b if name not in in_a)]:
@@ -64,7 +68,7 @@ def compare(a: Artifact, b: Artifact) -> Comparison:
         elif name not in in_a:
             status = "only in B"
         else:
-            status = _status(a.index.blocks(name), b.index.blocks(name), same_codec)
+            status = _status(a.index.blocks(name), b.index.blocks(name), same_codec, same_base)
         pairs.append(TensorPair(name, status, in_a.get(name), in_b.get(name)))
     job_a, job_b = a.manifest.job, b.manifest.job
     options = {
@@ -81,12 +85,16 @@ def compare(a: Artifact, b: Artifact) -> Comparison:
     return Comparison(tuple(pairs), options, same_codec, files)
 
 
-def _status(a: Sequence[BlockRow], b: Sequence[BlockRow], same_codec: bool) -> Status:
+def _status(a: Sequence[BlockRow], b: Sequence[BlockRow], same_codec: bool, same_base: bool) -> Status:
     if (a[0].dtype, a[0].shape) != (b[0].dtype, b[0].shape):
         return "other type"
-    # A coded stream means what its codec makes of it; the lossless coders need none.
-    by_codec = any(row.coder == "nwc" for row in a)
-    if [row.sha256 for row in a] == [row.sha256 for row in b] and (same_codec or not by_codec):
+    # A coded stream means what its codec and its base make of it; the lossless coders need neither.
+    by_codec, by_base = (any(row.coder in coders for row in a) for coders in (LOSSY_CODERS, WITH_BASE))
+    if (
+        [row.sha256 for row in a] == [row.sha256 for row in b]
+        and (same_codec or not by_codec)
+        and (same_base or not by_base)
+    ):
         return "same"
     if [(row.start, row.stop) for row in a] != [(row.start, row.stop) for row in b]:
         return "differs"

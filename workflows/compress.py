@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 
 from nwc_core.artifact.index import read_index, write_index
-from nwc_core.artifact.manifest import Counts, Manifest, Skipped, WeightFile
+from nwc_core.artifact.manifest import Base, Counts, Manifest, Skipped, WeightFile
 from nwc_core.artifact.objects import ObjectRef, reference
 from nwc_core.artifact.writer import commit, existing_manifest, put_object
 from nwc_core.codec import MIN_LOSSY_WEIGHTS
+from nwc_core.encoded import LOSSY_CODERS, WITH_BASE
 from nwc_core.errors import NwcError, StoreError, UsageError
 from nwc_core.store import Store
 from nwc_infra.capacity import Capacity
@@ -112,7 +113,7 @@ def compress(
             _compile_kernels(plan)
         if plan.allocates and measured is None:
             measured = _measure(tasks, on_progress)
-        allocation = None if measured is None else allocate(measured, plan.bits)
+        allocation = None if measured is None else allocate(measured, plan.bits, as_good_as=plan.as_good_as)
         coding = _Coding(plan, codec, carried, tasks)
         made, superseded = coding.fitting(_by_task(plan, allocation), on_progress)
     _store(made, plan, carried, destination)
@@ -289,13 +290,18 @@ class _Coding:
             ),
             job=plan.job,
             fingerprint=plan.fingerprint([row.source_sha256 for row in rows], self.carried),
+            base=self._base() if any(row.coder in WITH_BASE for row in rows) else None,
         )
         return _Made(manifest, index)
+
+    def _base(self) -> Base | None:
+        base, destination = self.tasks.plan.base, self.tasks.destination
+        return None if base is None or destination is None else base.seen_from(destination)
 
 
 def _task_size(task: Task, coded: CodedTask, rates: tuple[float, ...]) -> TaskSize:
     pairs = zip(task.blocks, coded.rows, strict=True)
-    return TaskSize(rates, tuple(row.numel if row.coder == "nwc" else 0 for block, row in pairs if block.lossy))
+    return TaskSize(rates, tuple(row.numel if row.coder in LOSSY_CODERS else 0 for block, row in pairs if block.lossy))
 
 
 def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> None:

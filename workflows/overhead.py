@@ -16,7 +16,7 @@ from nwc_core.artifact.index import BlockRow, write_index
 from nwc_core.artifact.objects import name_from_digest
 from nwc_core.artifact.payload import block_name
 from nwc_core.codec import Codec
-from nwc_core.lossless import encode_lossless
+from nwc_workflows.base import BaseArtifact, encode_exact
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
 
@@ -35,11 +35,11 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _ENTRY_NBYTES = len(f':{{"dtype":"U8","shape":[{_LENGTH}],"data_offsets":[,]}},')
 
 
-def fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: Sequence[Task]) -> int:
-    """Bytes of an artifact besides its lossy blocks and the carried files."""
+def fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: Sequence[Task], base: BaseArtifact | None = None) -> int:
+    """Bytes of an artifact besides its lossy blocks and the carried files; `base` is what its blocks are coded against."""
     blocks = [block for task in tasks for block in task.blocks]
     return (
-        _lossless_nbytes(checkpoint, blocks)
+        _lossless_nbytes(checkpoint, blocks, base)
         + _index_nbytes(blocks)
         + len(codec.to_bytes())
         + sum(_payload_header_nbytes(task) for task in tasks)
@@ -57,14 +57,15 @@ def _is_negligible(nbytes: int, blocks: Sequence[Block]) -> bool:
     return 8 * nbytes <= _NEGLIGIBLE * sum(block.numel for block in blocks)
 
 
-def _lossless_nbytes(checkpoint: Checkpoint, blocks: Sequence[Block]) -> int:
+def _lossless_nbytes(checkpoint: Checkpoint, blocks: Sequence[Block], base: BaseArtifact | None) -> int:
     lossless = [block for block in blocks if not block.lossy]
     if not are_measured(blocks):
         return sum(block.nbytes for block in lossless)
 
     def measure(block: Block) -> int:
         data = read_bytes(checkpoint, block.tensor, block.start, block.stop)
-        return encode_lossless(to_tensor(data, block.tensor.dtype, block.shape)).nbytes
+        tensor = to_tensor(data, block.tensor.dtype, block.shape)
+        return encode_exact(tensor, None if base is None else base.elements(block)).nbytes
 
     with ThreadPoolExecutor(_READERS) as pool:
         return sum(pool.map(measure, lossless))

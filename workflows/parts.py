@@ -45,6 +45,7 @@ class _Curve(_Record):
 
     numel: int
     log2_theta: list[float] | None = None
+    alone: list[float] | None = None
     lossless_nbytes: int | None = None
 
     @classmethod
@@ -52,13 +53,16 @@ class _Curve(_Record):
         return cls(
             numel=block.numel,
             log2_theta=block.log2_theta.tolist() if isinstance(block, RateCurve) else None,
+            alone=block.alone.tolist() if isinstance(block, RateCurve) and block.alone is not None else None,
             lossless_nbytes=block.nbytes if isinstance(block, Lossless) else None,
         )
 
     @property
     def block(self) -> Measured:
         if self.log2_theta is not None:
-            return RateCurve(self.numel, np.array(self.log2_theta))
+            return RateCurve(
+                self.numel, np.array(self.log2_theta), None if self.alone is None else np.array(self.alone)
+            )
         return Unreached(self.numel) if self.lossless_nbytes is None else Lossless(self.numel, self.lossless_nbytes)
 
 
@@ -112,7 +116,8 @@ def read_part(store: Store, name: PartName) -> tuple[CodedTask | tuple[Measured,
             return None
         if part.coded is None:
             curves = part.measured or ()
-            whole = all(curve.log2_theta is None or len(curve.log2_theta) == RATES.size for curve in curves)
+            kept = [theta for curve in curves for theta in (curve.log2_theta, curve.alone) if theta is not None]
+            whole = all(len(theta) == RATES.size for theta in kept)
             return (tuple(curve.block for curve in curves), part.span) if whole else None
         if store.size(part.coded.payload.object) != part.coded.payload.size:
             return None

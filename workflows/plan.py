@@ -27,6 +27,7 @@ from nwc_workflows.sources import Checkpoint, open_checkpoint
 from nwc_workflows.targets import Target
 
 if TYPE_CHECKING:
+    from nwc_workflows.base import BaseArtifact
     from nwc_workflows.calibration.reading import Calibration
 
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
@@ -46,7 +47,8 @@ class CompressOptions:
     Attributes:
         bits: bits per weight over all bytes that hold weights: payloads, index, codec and manifest. There is no upper
             limit: a tiny checkpoint is mostly codec and index. With `quality`, what the search for it found. DEFAULT_BITS
-            if nothing else says how large the artifact is to be.
+            if nothing else says how large the artifact is to be. With a base, the artifact is as good as one of so many bits
+            without, and smaller.
         max_bytes: most bytes of the whole artifact, carried files included, instead of `bits`.
         preset: how hard the encoder searches.
         quality: the artifact is to be the smallest that meets it, instead of `bits`.
@@ -104,6 +106,7 @@ class Plan:
         calibration: what errors of which weights count; None if all count alike.
         measured_on: description of the data for `quality` or `gate`, and of a recovery, as the manifest will hold it.
         reserved_nbytes: set aside for what the artifact may grow by once it is coded, see `nwc_workflows.recovery`.
+        base: what blocks are coded against where that takes less; None for nothing.
     """
 
     source_uri: str
@@ -116,6 +119,7 @@ class Plan:
     calibration: Calibration | None = None
     measured_on: Mapping[str, JobValue] = field(default_factory=dict)
     reserved_nbytes: int = 0
+    base: BaseArtifact | None = None
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -148,9 +152,14 @@ class Plan:
 
     @property
     def allocates(self) -> bool:
-        """Whether rates go by what the loss of the output is: else every lossy block gets the same."""
+        """Whether rates go by what the loss of the output is, or by what there is to code: else they are all the same."""
         absolute = self.calibration is not None and not self.calibration.input_only
-        return absolute and self.codec.architecture == "nwc" and self.lossy_weights > 0
+        return (absolute or self.base is not None) and self.codec.architecture == "nwc" and self.lossy_weights > 0
+
+    @property
+    def as_good_as(self) -> bool:
+        """Whether `bits` is what lossy blocks would take if each were coded alone: what a base saves makes it smaller."""
+        return self.base is not None and self.options.max_bytes is None
 
     @cached_property
     def unreached(self) -> tuple[str, ...]:
@@ -181,7 +190,8 @@ class Plan:
     def job(self) -> dict[str, JobValue]:
         """What determines the artifact besides its source, as the manifest holds it."""
         calibration = {} if self.calibration is None else {"calibration": self.calibration.fingerprint}
-        return {**self.options.job, "codec": self.codec.digest, **calibration, **self.measured_on}
+        base = {} if self.base is None else {"base": self.base.manifest_sha256}
+        return {**self.options.job, "codec": self.codec.digest, **calibration, **base, **self.measured_on}
 
     def fingerprint(self, source_digests: list[bytes], carried: Carried) -> str:
         """SHA-256 (hex) of everything that determines the artifact: options, codec, layout and content of the source.
@@ -242,6 +252,7 @@ def make_plan(
     options: CompressOptions,
     calibration: Calibration | None = None,
     measured_on: Mapping[str, JobValue] | None = None,
+    base: BaseArtifact | None = None,
 ) -> Plan:
     """Plan the compression of a checkpoint.
 
@@ -251,6 +262,7 @@ def make_plan(
         options: see CompressOptions.
         calibration: of this model; None to weigh all errors alike.
         measured_on: description of the data for the options' `quality` or `gate`, and of a recovery.
+        base: what blocks are coded against where that takes less.
 
     Raises:
         UsageError: the size cannot be met: what must be stored losslessly takes more than that.
@@ -264,9 +276,11 @@ def make_plan(
         check_matches(calibration, checkpoint)
     blocks = (block for tensor in checkpoint.tensors for block in cut_tensor(tensor))
     tasks = tuple(pack_tasks(blocks, shared_columns(calibration)))
-    fixed = fixed_nbytes(checkpoint, codec, tasks)
+    fixed = fixed_nbytes(checkpoint, codec, tasks, None if options.max_bytes is None else base)
     uri = open_store(source, "source").uri
-    plan = Plan(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {}))
+    plan = Plan(
+        *(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {})), base=base
+    )
     return plan.sized()
 
 

@@ -18,6 +18,7 @@ from nwc_workflows.plan import CompressOptions, Plan, make_plan
 
 if TYPE_CHECKING:
     from nwc_infra.capacity import Capacity
+    from nwc_workflows.base import BaseArtifact
     from nwc_workflows.calibration.reading import Calibration
     from nwc_workflows.quality import Meter
     from nwc_workflows.recovery.recover import Recovered, Recovery
@@ -33,6 +34,7 @@ class Request:
         source: path or URI of a checkpoint.
         options: size, quality and preset.
         calibration: URI of one.
+        base: URI of an artifact that the model is coded against.
         quality_data: path of the data that `quality` or `gate` is measured on.
         recover: minutes that tuning takes; None for none.
         recover_data: path of the data that it tunes on.
@@ -44,6 +46,7 @@ class Request:
     source: str
     options: CompressOptions
     calibration: str | None = None
+    base: str | None = None
     quality_data: str | None = None
     recover: float | None = None
     recover_data: str | None = None
@@ -145,8 +148,16 @@ def prepare(request: Request, codec: Codec) -> Prepared:
     meter = _open_meter(request, calibration)
     recovery = _open_recovery(request, meter)
     described = {**(meter.description if meter else {}), **(recovery.description if recovery else {})}
-    plan = make_plan(request.source, codec, request.options, calibration, described)
+    plan = make_plan(request.source, codec, request.options, calibration, described, _open_base(request.base))
     return Prepared(request, plan if recovery is None else recovery.reserve(plan), meter, recovery)
+
+
+def _open_base(uri: str | None) -> BaseArtifact | None:
+    if uri is None:
+        return None
+    from nwc_workflows.base import open_base
+
+    return open_base(uri)
 
 
 def _open_calibration(uri: str | None) -> Calibration | None:

@@ -134,8 +134,10 @@ class Tasks:
 
     def _run(self, jobs: list[Job]) -> Generator[Outcome[Any]]:
         plan = self.plan
-        shared = {"checkpoint": plan.checkpoint, "codec": plan.codec.to_bytes(), "calibration": plan.calibration}
-        shared["destination"] = self.destination
+        shared = {
+            **{"checkpoint": plan.checkpoint, "codec": plan.codec.to_bytes(), "calibration": plan.calibration},
+            **{"base": plan.base, "destination": self.destination},
+        }
         outcomes = run_bounded(run_task, jobs, shared=shared, workers=self.workers, capacity=self.capacity)
         with closing(cast("Generator[Outcome[Any]]", outcomes)):  # after a failure nobody goes on writing
             yield from outcomes

@@ -17,6 +17,7 @@ from nwc_core.artifact.manifest import CarriedFile, DerivedFile
 from nwc_core.artifact.objects import ObjectRef, check_object
 from nwc_core.artifact.payload import check_payload
 from nwc_core.artifact.reader import Artifact
+from nwc_core.encoded import LOSSY_CODERS
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
 from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
@@ -123,7 +124,7 @@ def _compare(row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: S
     if hashlib.sha256(original).digest() != row.source_sha256:
         raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
     wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
-    if row.coder == "nwc" or row.tuned:
+    if row.coder in LOSSY_CODERS or row.mse > 0:
         # As the encoder counts: in float32, also for float64.
         mse = float((decoded.float() - wanted.float()).double().square().mean())
         if not math.isclose(mse, row.mse, rel_tol=_MSE_TOLERANCE):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from nwc_core.encoded import MAX_RANK
+from nwc_core.encoded import EXACT_DELTA, LOSSY_CODERS, MAX_RANK
 from nwc_core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ class BlockRow:
         shape: of the whole tensor.
         file: the weight file that it came from, relative to the checkpoint.
         start, stop: half-open range of elements.
-        coder: "nwc", "zstd" or "raw".
+        coder: one of `nwc_core.encoded.CODERS`.
         object: key of the payload.
         offset, length: where the block's bytes are in the payload: [offset, offset + length).
         sha256: digest of those bytes, 32 bytes.
         source_sha256: digest of the uncompressed little-endian source bytes of the block, 32 bytes.
         side_nbytes: how many of the bytes are header and side information.
-        mse: mean squared error per weight; 0.0 for lossless coders, except of elements that were tuned.
+        mse: mean squared error per weight; 0.0 for lossless coders, except of elements that were tuned, or that are those of
+            a base which was coded lossily.
     """
 
     tensor: str
@@ -67,7 +68,7 @@ class BlockRow:
     @property
     def tuned(self) -> bool:
         """Whether a lossless coder holds other elements than the source's: they were tuned after compression."""
-        return self.coder != "nwc" and self.mse > 0
+        return self.coder not in (*LOSSY_CODERS, EXACT_DELTA) and self.mse > 0
 
     @property
     def bits_per_weight(self) -> float:

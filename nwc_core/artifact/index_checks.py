@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nwc_core.dtypes import DTYPES
-from nwc_core.encoded import CODERS, MAX_RANK, most_elements
+from nwc_core.encoded import CODERS, MAX_RANK, WITH_BASE, most_elements
 from nwc_core.errors import FormatError
 from nwc_core.strict_json import shown
 
@@ -31,6 +31,8 @@ def check_rows(rows: Sequence[BlockRow], manifest: Manifest, where: str) -> None
         at = _Row(where, number, row)
         _check_place(at, payload_sizes)
         _check_fields(at)
+        if row.coder in WITH_BASE and manifest.base is None:
+            raise at.wrong("coder", row.coder, "one without a base: the manifest names none")
         if previous is None or previous.tensor != row.tensor:
             if row.tensor in tensors:
                 raise at.wrong("tensor", "the name a second time", "all blocks of a tensor in a row")

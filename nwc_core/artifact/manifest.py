@@ -74,6 +74,19 @@ class Counts(Record):
     payload_bytes: Size
 
 
+class Base(Record):
+    """Another artifact, whose tensors some of this one's are coded against: see `nwc_core.delta`.
+
+    Attributes:
+        manifest_sha256: digest of its manifest.json, which names all that it holds by digest.
+        location: where it was when this artifact was made: relative to this one, or a URI in another place. A hint: what
+            it names is compared with the digest.
+    """
+
+    manifest_sha256: Sha256Hex
+    location: str
+
+
 class Manifest(Record):
     """All of manifest.json except its checksum.
 
@@ -86,6 +99,7 @@ class Manifest(Record):
         counts: totals, equal to what the index and the payloads hold.
         job: the options that determine the bytes of the artifact.
         fingerprint: SHA-256 (hex) of everything that determines the bytes, given by the writer.
+        base: what deltas are added to; None, and absent in JSON, if nothing needs one.
     """
 
     format: Literal["nwc-artifact"] = FORMAT
@@ -100,6 +114,7 @@ class Manifest(Record):
     counts: Counts
     job: dict[str, JobValue]
     fingerprint: Sha256Hex
+    base: Base | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON (sorted keys, one space of indent, ASCII, a final newline) with the checksum filled in.
@@ -108,7 +123,7 @@ class Manifest(Record):
             FormatError: the manifest contradicts itself; see `from_bytes`.
         """
         _check_consistency(self, MANIFEST_KEY)
-        data = seal(self.model_dump(mode="json"))
+        data = seal(self.model_dump(mode="json", exclude=None if self.base else {"base"}))
         if len(data) > MAX_MANIFEST_BYTES:  # no reader would open it
             raise FormatError(MANIFEST_KEY, f"{len(data)} bytes", f"at most {MAX_MANIFEST_BYTES}")
         return data

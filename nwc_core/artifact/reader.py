@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nwc_core.artifact.assembly import Assembly
+from nwc_core.artifact.base import BaseSource
 from nwc_core.artifact.codec_cache import CodecSource
 from nwc_core.artifact.fetch import fetch
 from nwc_core.artifact.index import BlockRow, Index, read_index
@@ -21,8 +22,9 @@ from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest
 from nwc_core.artifact.objects import ObjectRef, check_object
 from nwc_core.artifact.ranges import Request, plan_requests
 from nwc_core.artifact.slices import TensorSlice
+from nwc_core.delta import decode_delta
 from nwc_core.dtypes import DTYPES
-from nwc_core.encoded import EncodedTensor
+from nwc_core.encoded import WITH_BASE, EncodedTensor
 from nwc_core.errors import (
     FormatError,
     IntegrityError,
@@ -40,18 +42,19 @@ if TYPE_CHECKING:
     from nwc_core.codec import Codec
 
 
-def open(source: str | Path | Store, codec: Codec | None = None) -> Artifact:
+def open(source: str | Path | Store, codec: Codec | None = None, base: str | Path | Store | None = None) -> Artifact:
     """Open an artifact for reading.
 
     Args:
         source: a URI, a local folder, or a store whose root is the artifact.
         codec: the codec, if it is at hand already; it must be the one that the artifact was coded with.
+        base: where the artifact is that this one's deltas are added to, if it is not where it was.
 
     Raises:
         NotFoundError: there is no artifact.
         VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
     """
-    return Artifact(open_store(source), codec)
+    return Artifact(open_store(source), codec, base)
 
 
 def load(
@@ -76,7 +79,13 @@ class Artifact:
         index: its checked index.
     """
 
-    def __init__(self, store: Store, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec | None = None,
+        base: str | Path | Store | None = None,
+        bases_left: int | None = None,
+    ) -> None:
         self.store = store
         try:
             manifest = store.get(MANIFEST_KEY)
@@ -87,6 +96,14 @@ class Artifact:
         self.manifest = Manifest.from_bytes(manifest, self._where(MANIFEST_KEY))
         self._given_codec = codec
         self._codec = CodecSource(self.manifest.codec, codec, self.read_object, self._where(self.manifest.codec.object))
+        self._given_base = base
+        self._base = BaseSource(
+            self.manifest.base,
+            base,
+            store.uri,
+            lambda store, left: Artifact(store, bases_left=left),
+            bases_left,
+        )
         ref = self.manifest.index
         self.index: Index = read_index(self.read_object(ref), self.manifest, self._where(ref.object))
 
@@ -98,8 +115,8 @@ class Artifact:
     ) -> None:
         """Nothing to release: an artifact holds no open file or connection of its own."""
 
-    def __reduce__(self) -> tuple[type[Artifact], tuple[Store, Codec | None]]:
-        return type(self), (self.store, self._given_codec)
+    def __reduce__(self) -> tuple[type[Artifact], tuple[Store, Codec | None, str | Path | Store | None]]:
+        return type(self), (self.store, self._given_codec, self._given_base)
 
     def __repr__(self) -> str:
         return f"Artifact({self.store.uri!r}, {len(self)} tensors)"
@@ -129,6 +146,16 @@ class Artifact:
             IntegrityError: the codec object is damaged.
         """
         return self._codec.get()
+
+    @property
+    def base(self) -> Artifact:
+        """The artifact that this one's deltas are added to, opened at first use.
+
+        Raises:
+            FormatError: it has none.
+            NotFoundError, IntegrityError: the base is not where it was, or another artifact is there.
+        """
+        return self._base.get()
 
     def get_tensor(self, name: str, device: str | torch.device = "cpu", threads: int | None = None) -> torch.Tensor:
         """A whole tensor: shape and dtype of the original. `threads` as in `get_tensors`.
@@ -172,6 +199,22 @@ class Artifact:
 
         return TensorSlice(first.shape, first.dtype, read)
 
+    def get_elements(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Elements [start, stop) of a flattened tensor, flat.
+
+        Raises:
+            UnknownTensorError: there is none of that name.
+            FormatError: the tensor does not have so many.
+        """
+        blocks = self._blocks(name)
+        if not 0 <= start <= stop <= blocks[-1].stop:
+            raise FormatError(
+                f"{self.store.uri}: tensor {shown(name)}", f"{blocks[-1].stop} elements", f"[{start}, {stop})"
+            )
+        assembly = Assembly(blocks, start, stop)
+        self._fill([assembly], threads=1)
+        return assembly.result()
+
     def decode_block(self, row: BlockRow) -> torch.Tensor:
         """Read, check and decode one block; the shape is the block's own.
 
@@ -195,12 +238,26 @@ class Artifact:
             raise FormatError(
                 where, f"shape {list(encoded.shape)}", f"elements [{row.start}, {row.stop}) of {list(row.shape)}"
             )
-        tensor = self.codec.decode(encoded, threads, where)
+        if encoded.coder in WITH_BASE:
+            tensor = decode_delta(encoded, self._base_of(row), self.codec, threads, where)
+        else:
+            tensor = self.codec.decode(encoded, threads, where)
         if tuple(tensor.shape) != encoded.shape or tensor.dtype != DTYPES[row.dtype].torch:
             raise FormatError(
                 where, f"{tensor.dtype} {list(tensor.shape)} decoded", f"{row.dtype} {list(encoded.shape)}"
             )
         return tensor
+
+    def _base_of(self, row: BlockRow) -> torch.Tensor:
+        """What a block's delta is added to, flat."""
+        base = self.base
+        if row.tensor not in base:
+            raise FormatError(
+                self._block_where(row),
+                f"a base without this tensor ({base.store.uri})",
+                "the one that it was coded against",
+            )
+        return base.get_elements(row.tensor, row.start, row.stop)
 
     def read_block(self, row: BlockRow) -> bytes:
         """The coded bytes of one block, digest checked.

@@ -18,7 +18,7 @@ from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.objects import check_object
 from nwc_core.artifact.reader import Artifact, open
 from nwc_core.dtypes import DTYPES
-from nwc_core.encoded import EncodedTensor
+from nwc_core.encoded import WITH_BASE, EncodedTensor
 from nwc_core.errors import FormatError, UsageError
 from nwc_core.hf.block_bytes import BlockBytes
 from nwc_core.hf.coded_weight import CodedWeight
@@ -160,6 +160,8 @@ def _check_plain(artifact: Artifact) -> None:
 def _is_worth_keeping(rows: tuple[BlockRow, ...]) -> bool:
     first = rows[0]
     decoded = rows[-1].stop * DTYPES[first.dtype].itemsize
+    if any(row.coder in WITH_BASE for row in rows):  # its base would have to stay, too
+        return False
     return len(first.shape) > 1 and sum(row.length for row in rows) < _WORTH_KEEPING * decoded
 
 

@@ -23,7 +23,7 @@ _SIZES = ("bits", "max_bytes", "quality")
 _JUDGES = ("quality", "gate")
 _OF_PLAN = ("bits", "max_bytes", "preset")
 _OF_MEASURING = ("kind", "max_tokens", "max_items", "window", "factory")
-_OF_REQUEST = ("calibration", "quality_data", "recover", "recover_data", "recover_steps", "scratch")
+_OF_REQUEST = ("calibration", "base", "quality_data", "recover", "recover_data", "recover_steps", "scratch")
 _T = TypeVar("_T")
 
 
@@ -66,13 +66,17 @@ class _Section(BaseModel):
 
 
 class Options(_Section):
-    """Options of `nwc compress` under the names that they have there. What is left out, or null, is as there."""
+    """Options of `nwc compress` under the names that they have there. What is left out, or null, is as there.
+
+    `base` may also name another model of the catalog, or be `auto`: the likest of those before it.
+    """
 
     bits: Annotated[float, Field(ge=MIN_BITS)] | None = None
     max_bytes: Count | None = None
     quality: Quality | None = None
     gate: Quality | None = None
     calibration: Location | None = None
+    base: Location | None = None
     preset: Literal["scalar", "fast", "default", "max"] | None = None
     quality_data: Location | None = None
     recover: Annotated[float, Field(gt=0)] | None = None

@@ -6,13 +6,14 @@ still be the same: then the weights are read to find out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nwc_core.artifact.manifest import Manifest
+from nwc_core.artifact.manifest import MANIFEST_KEY, Manifest
 from nwc_core.artifact.writer import existing_manifest
 from nwc_core.errors import FormatError, NotFoundError
 from nwc_core.store import ObjectInfo, Store, open_store
@@ -52,6 +53,9 @@ def find_inputs(request: Request, codec_digest: str) -> Inputs:
     asked = {**options, **measuring, **recovery, "codec": codec_digest}
     if request.calibration is not None:
         asked["calibration"] = open_store(request.calibration, "source").version(RECORD_KEY)
+    if request.base is not None:
+        manifest = open_store(request.base).get(MANIFEST_KEY)
+        asked["base"] = hashlib.sha256(manifest).hexdigest()
     for key, path in (("quality_data", request.quality_data), ("recover_data", request.recover_data)):
         if path is not None:
             asked[key] = _data_version(Path(path))

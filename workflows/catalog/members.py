@@ -37,6 +37,7 @@ class Member:
         request: what is asked for.
         entry: which of the file's `models` it comes from, from 0.
         nbytes: of the weights, as listed; 0 if there is nothing (yet).
+        base: name of the model whose artifact it is coded against, and which it waits for; None for none of the catalog.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Member:
     request: Request
     entry: int
     nbytes: int = 0
+    base: str | None = None
 
 
 def find_members(catalog: Catalog, where: str) -> list[Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
@@ -65,13 +66,16 @@ class Shop:
     heartbeat: Heartbeat
     measuring: Lock = field(default_factory=Lock)
 
-    def treat(self, member: Member, earlier: Status | None, share: Share) -> Result:
+    def treat(
+        self, member: Member, earlier: Status | None, share: Share, wait: Callable[[], None] = lambda: None
+    ) -> Result:
         """Bring one model to its end.
 
         Args:
             member: the model.
             earlier: its record, from before.
             share: of the progress.
+            wait: until what the model needs is there.
 
         Raises:
             StoreError: the record cannot be written: nothing else below the root could be, either.
@@ -82,6 +86,7 @@ class Shop:
         status = self._new_status(member)
         self.heartbeat.begin(status)
         try:
+            wait()
             inputs = find_inputs(member.request, self.codec.digest)  # before anything is read: what follows is no older
             status = status.changed(versions=inputs.versions, asked=inputs.asked)
             done = self._compress(member, destination, share)

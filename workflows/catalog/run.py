@@ -26,6 +26,7 @@ from nwc_workflows.catalog.model import Result, Shop, done_already
 from nwc_workflows.catalog.records import Records, Status
 from nwc_workflows.catalog.shares import Share
 from nwc_workflows.catalog.threads import Stop, run_side_by_side
+from nwc_workflows.catalog.waits import Waits
 from nwc_workflows.progress import Progress
 from nwc_workflows.scratch import Show, check_reachable
 
@@ -117,12 +118,14 @@ def _run(
     stop, lock = Stop(), threading.Lock()
     with _paced(limits, workers):
         store = open_store(root, "destination")
+        waits = Waits(members)
         with Heartbeat(Records(store)) as heartbeat:
             shop = Shop(store, codec, cluster_capacity(workers, memory), workers, Records(store), heartbeat)
 
             def treat(member: Member) -> None:
                 share = Share(progress, lock, member.nbytes, stop)
-                result = shop.treat(member, known.get(member.name), share)
+                result = shop.treat(member, known.get(member.name), share, lambda: waits.for_base(member, stop))
+                waits.ended(result)
                 share.finish()
                 with lock:
                     results.append(result)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nwc_core.errors import UsageError
+from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     "--to", "place", default="-", show_default=True, help="A .npy or .safetensors file; - is stdout, as .npy."
 )
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@base_option
 @with_output
-def cat(output: Output, artifact: str, tensor: str, rows: str | None, place: str, force: bool) -> None:
+def cat(
+    output: Output, artifact: str, base: str | None, tensor: str, rows: str | None, place: str, force: bool
+) -> None:
     """Decode one TENSOR of ARTIFACT into a file."""
     import nwc_core as nwc
     from nwc_workflows.cat import excerpt, suffix_of, write_file
@@ -35,7 +39,7 @@ def cat(output: Output, artifact: str, tensor: str, rows: str | None, place: str
         raise UsageError("to: standard output cannot carry both the tensor and JSON; name a file")
     if place == "-" and sys.stdout.isatty():
         raise UsageError("to: standard output is a terminal, which a tensor would garble; name a file, or use a pipe")
-    with nwc.open(artifact) as opened:
+    with nwc.open(artifact, base=base) as opened:
         wanted = excerpt(opened, tensor, rows, suffix)
         if wanted.dtype != wanted.stored:
             output.note(

@@ -27,13 +27,14 @@ def run(output: Output, catalog: str, address: str | None, workers: int | None) 
     go on: exit code 3 if some failed, 1 if all did.
     """
     from nwc_core.codec import Codec
+    from nwc_workflows.catalog.families import with_bases
     from nwc_workflows.catalog.file import read_catalog
     from nwc_workflows.catalog.members import find_members
     from nwc_workflows.catalog.run import run_catalog
 
     read = read_catalog(catalog)
     codec = Codec.load(read.codec)
-    members = find_members(read, catalog)
+    members = with_bases(find_members(read, catalog), catalog)
     output.note(f"{len(members)} models, {bytes_text(sum(member.nbytes for member in members))} of weights")
     ended = run_catalog(
         members,

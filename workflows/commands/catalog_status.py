@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, duration_text, name_text
 
 if TYPE_CHECKING:
+    from nwc_core.store import Store
+    from nwc_workflows.catalog.savings import Part
     from nwc_workflows.catalog.status import ModelStatus, Summary
 
 
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 @click.argument("catalog", metavar="CATALOG.yaml|URI")
 @click.option("--price", type=click.FloatRange(0), default=None, help="Of a GB stored for a month. [the file's]")
 @click.option("--failed", is_flag=True, help="List only models that failed, stopped or are gone.")
+@click.option("--savings", is_flag=True, help="What each step saved: reads the indexes of all artifacts that are done.")
 @with_output
-def status(output: Output, catalog: str, price: float | None, failed: bool) -> None:
+def status(output: Output, catalog: str, price: float | None, failed: bool, savings: bool) -> None:
     """Say how far the catalog is, from the store alone: of a file, or of the place where its results are.
 
     Only the file knows of models that have not begun. Money is what the bytes that are saved would cost, of models that are
@@ -31,11 +35,13 @@ def status(output: Output, catalog: str, price: float | None, failed: bool) -> N
     root, members, of_file = open_catalog(catalog, with_members=True)
     summary = read_status(root, members)
     price = of_file if price is None else price
+    parts = _savings(root, summary) if savings else []
     listed = [model for model in summary.models if not failed or model.state in TROUBLED]
     output.result(
         {
             "root": root.uri,
             **_summary_data(summary, price),
+            **({"savings": [asdict(part) for part in parts]} if savings else {}),
             "models": [
                 {"name": model.name, "state": model.state, **(record_data(model.record) if model.record else {})}
                 for model in listed
@@ -43,12 +49,29 @@ def status(output: Output, catalog: str, price: float | None, failed: bool) -> N
         },
         lambda: _summary_text(summary, price),
     )
+    if savings:
+        output.table(["weights", "blocks", "before", "after", "ratio"], [_part_row(part) for part in parts])
     if listed:
         if not output.json:
             print()
         output.table(
             ["model", "state", "before", "after", "ratio", "bits", "reason"], [_row(model) for model in listed]
         )
+
+
+def _savings(root: Store, summary: Summary) -> list[Part]:
+    from nwc_core.store import open_store
+    from nwc_workflows.catalog.savings import savings
+
+    done = [model.record for model in summary.models if model.state == "done" and model.record]
+    base = root.uri.rstrip("/")
+    return savings([open_store(f"{base}/{record.destination}", "destination") for record in done])
+
+
+def _part_row(part: Part) -> list[object]:
+    ratio = f"{part.source_nbytes / part.coded_nbytes:.2f}" if part.coded_nbytes else ""
+    what = {"copies": "as in a base", "differences": "differences to a base", "alone": "coded alone"}[part.kind]
+    return [what, part.blocks, bytes_text(part.source_nbytes), bytes_text(part.coded_nbytes), ratio]
 
 
 def _summary_data(summary: Summary, price: float | None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def compress(
     quality: str | None,
     gate: str | None,
     calibration: str | None,
+    base: str | None,
     preset: str,
     codec: str,
     scratch: str | None,
@@ -61,7 +62,7 @@ def compress(
 
     options = chosen_options(bits, max_bytes, quality, preset, gate)
     named = {name: more.pop(name) for name in ("quality_data", "recover", "recover_data", "recover_steps")}
-    request = Request(source, options, calibration, **named, measuring=more, scratch=scratch)
+    request = Request(source, options, calibration, base, **named, measuring=more, scratch=scratch)
     prepared = prepare(request, Codec.load(codec))
     _say_plan(output, prepared.plan)
     store = open_store(destination, "destination")

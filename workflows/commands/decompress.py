@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
 
@@ -11,15 +12,16 @@ from nwc_workflows.wording import bytes_text, name_text
 @click.command()
 @click.argument("artifact")
 @click.argument("destination")
+@base_option
 @with_output
-def decompress(output: Output, artifact: str, destination: str) -> None:
+def decompress(output: Output, artifact: str, base: str | None, destination: str) -> None:
     """Write the checkpoint that ARTIFACT was made from into DESTINATION: same files, same shards, same types."""
     import nwc_core as nwc
     from nwc_core.store import open_store
     from nwc_workflows.decompress import decompress as run
 
     store = open_store(destination, "destination")
-    with nwc.open(artifact) as opened:
+    with nwc.open(artifact, base=base) as opened:
         manifest = opened.manifest
         total = sum(file.size for file in manifest.weight_files) + sum(file.size for file in manifest.files)
         with output.progress(total, "decompress") as progress:

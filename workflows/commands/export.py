@@ -6,6 +6,7 @@ import re
 
 import click
 
+from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, name_text
 
@@ -43,8 +44,11 @@ def _nbytes(ctx: click.Context, param: click.Parameter, value: str) -> int:
     type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
     help="Type of all floating-point weights; left out, each keeps its own.",
 )
+@base_option
 @with_output
-def export(output: Output, artifact: str, destination: str, max_shard_size: int, dtype: str | None) -> None:
+def export(
+    output: Output, artifact: str, base: str | None, destination: str, max_shard_size: int, dtype: str | None
+) -> None:
     """Write ARTIFACT as a plain checkpoint into DESTINATION: safetensors, its index if in shards, config and tokenizer.
 
     `nwc decompress` gives back the very files that there were; this gives files as transformers writes them.
@@ -55,7 +59,7 @@ def export(output: Output, artifact: str, destination: str, max_shard_size: int,
     from nwc_workflows.float_types import BY_TORCH_NAME
 
     store = open_store(destination, "destination")
-    with nwc.open(artifact) as opened:
+    with nwc.open(artifact, base=base) as opened:
         plan = plan_export(opened, max_shard_size, BY_TORCH_NAME[dtype] if dtype else None)
         total = sum(file.size for file in plan.weights) + sum(file.size for file in opened.manifest.files)
         with output.progress(total, "export") as progress:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from nwc_workflows.base import BaseArtifact
     from nwc_workflows.calibration.reading import Calibration
     from nwc_workflows.evaluation.subset import Subset
     from nwc_workflows.plan import CompressOptions, Plan
@@ -93,6 +94,13 @@ compress_options = _all_of(
         default=None,
         metavar="URI",
         help="What nwc calibrate made of this model: errors go, and bits with them, where the output does not mind.",
+    ),
+    click.option(
+        "--base",
+        default=None,
+        metavar="URI",
+        help="An artifact of a relative, such as the model that this one was fine-tuned from: only what differs is coded, "
+        "and reading needs both. --bits then says how good the artifact is, as if it were coded alone; it is smaller.",
     ),
     click.option(
         "--preset",
@@ -182,6 +190,15 @@ def open_calibration(uri: str | None) -> Calibration | None:
     from nwc_workflows.calibration.reading import Calibration
 
     return Calibration.open(uri)
+
+
+def open_base(uri: str | None) -> BaseArtifact | None:
+    """What --base names."""
+    if uri is None:
+        return None
+    from nwc_workflows import base
+
+    return base.open_base(uri)
 
 
 def unreached_text(plan: Plan) -> str:

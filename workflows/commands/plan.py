@@ -10,6 +10,7 @@ import click
 from nwc_workflows.commands.options import (
     chosen_options,
     compress_options,
+    open_base,
     open_calibration,
     ray_options,
     unreached_text,
@@ -35,6 +36,7 @@ def plan(
     max_bytes: int | None,
     quality: str | None,
     calibration: str | None,
+    base: str | None,
     preset: str,
     codec: str,
     address: str | None,
@@ -53,7 +55,7 @@ def plan(
 
     options = chosen_options(bits, max_bytes, quality, preset)
     target = options.quality
-    made = make_plan(source, Codec.load(codec), options, open_calibration(calibration))
+    made = make_plan(source, Codec.load(codec), options, open_calibration(calibration), base=open_base(base))
     if target is not None:
         _check_predictable(made, target)
     allocation: Allocation | None = None
@@ -62,7 +64,7 @@ def plan(
             measured = measure(made, address=address, workers=workers, on_progress=progress.advance)
         if target is not None:
             made = _predicted(made, measured, target)
-        allocation = allocate(measured, made.bits)
+        allocation = allocate(measured, made.bits, as_good_as=made.as_good_as)
     data = describe(made, allocation)
     output.table(*_table(data))
     for skipped in data["skipped"]:
@@ -77,7 +79,7 @@ def _check_predictable(plan: Plan, target: Target) -> None:
     """Raises UsageError where nothing says what the loss will be."""
     from nwc_core.errors import UsageError
 
-    if not plan.allocates:
+    if plan.calibration is None or not plan.allocates:
         raise UsageError(
             f"--quality: found {target} without a --calibration that knows gradients; wanted one to predict it by"
         )

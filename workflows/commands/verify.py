@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import ExitCode, Output, with_output
 from nwc_workflows.wording import name_text
 
@@ -13,8 +14,9 @@ _MAX_THREADS = 8  # each holds a payload and a decoded block, some 100 MB
 @click.command()
 @click.argument("artifact")
 @click.option("--source", default=None, help="Compare with the checkpoint that it was made from, too.")
+@base_option
 @with_output
-def verify(output: Output, artifact: str, source: str | None) -> int:
+def verify(output: Output, artifact: str, base: str | None, source: str | None) -> int:
     """Check every digest of ARTIFACT and decode every tensor.
 
     With --source, also that lossless tensors equal the source's bit for bit, or differ as recorded where they were tuned
@@ -26,7 +28,7 @@ def verify(output: Output, artifact: str, source: str | None) -> int:
     from nwc_workflows.verify import verify as run
 
     checkpoint = open_checkpoint(source) if source else None
-    with nwc.open(artifact) as opened:
+    with nwc.open(artifact, base=base) as opened:
         manifest = opened.manifest
         total = manifest.counts.payload_bytes + manifest.codec.size
         total += sum(file.size for file in manifest.files) + sum(file.size for file in manifest.derived)

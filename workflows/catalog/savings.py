@@ -1,0 +1,52 @@
+"""What made a catalog smaller: copies that are stored once, differences to a base, and coding itself; from indexes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from nwc_core.artifact.index import BlockRow
+from nwc_core.artifact.reader import Artifact
+from nwc_core.dtypes import DTYPES
+from nwc_core.encoded import EXACT_DELTA, WITH_BASE
+from nwc_core.store import Store
+
+_READERS = 16
+# Of a coded tensor: a copy is nothing else, and the shortest difference, a coded tensor in it, has these twice.
+_HEADER_NBYTES, _DIMENSION_NBYTES = 4, 5
+KINDS = ("copies", "differences", "alone")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of one kind: bytes before (of the elements) and after (of coded blocks), and how many blocks they are."""
+
+    kind: str
+    source_nbytes: int
+    coded_nbytes: int
+    blocks: int
+
+
+def savings(stores: Sequence[Store]) -> list[Part]:
+    """What became of the weights of all these artifacts, by kind: blocks that are those of a base, bit for bit or as good;
+    blocks coded as their difference to one; blocks coded alone.
+
+    Raises:
+        NwcError: one of them cannot be opened.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        rows = [row for index in pool.map(lambda store: Artifact(store).index, stores) for row in index]
+    return [_part(kind, (row for row in rows if _kind(row) == kind)) for kind in KINDS]
+
+
+def _kind(row: BlockRow) -> str:
+    if row.coder == EXACT_DELTA and row.length <= _HEADER_NBYTES + _DIMENSION_NBYTES * len(row.shape):
+        return "copies"
+    return "differences" if row.coder in WITH_BASE else "alone"
+
+
+def _part(kind: str, rows: Iterable[BlockRow]) -> Part:
+    found = list(rows)
+    source = sum(row.numel * DTYPES[row.dtype].itemsize for row in found)
+    return Part(kind, source, sum(row.length for row in found), len(found))
