@@ -121,7 +121,7 @@ def test_the_commands(folder, nwc, tmp_path):
     assert code == 0, err
     code, out, err = nwc("verify", tmp_path / "t.nwc", "--source", folder / "tuned")
     assert code == 0, err
-    code, out, err = nwc("decompress", tmp_path / "t.nwc", tmp_path / "back")
+    code, _, err = nwc("decompress", tmp_path / "t.nwc", tmp_path / "back")
     assert code == 0, err
     back = load_file(tmp_path / "back" / "model.safetensors")
     assert all(back[name].equal(tensor) for name, tensor in nwc_core.load(tmp_path / "t.nwc").items())
