@@ -26,15 +26,19 @@ from nwc_core import intvector
 from nwc_core.blas import one_thread
 from nwc_core.exact import LIMIT, LIMIT_SHORT, Integers, check_exact
 from nwc_core.kernels import kernel
+from nwc_core.mixing_kernels import AT_ONCE, aligned
 from nwc_core.prior import TABLE_LEVELS, Prior
 from nwc_core.rans import Segment, decode_segment, encode_segment
 from nwc_core.trellis import transitions
+from nwc_core.vector import WIDTH
 from nwc_core.wire import ByteReader, ByteWriter
 
 COLUMNS, ROWS = 0, 1
 MAX_RANK = 128  # decoding costs 2 r multiplications per weight
 SHIFT = 24
 _MAX_ENTRY = 1 << 16  # of a vector; finer ones would gain nothing
+# Vectors up to this size stay in a core's cache while rows pass; beyond, a product over many rows at once is quicker.
+_KERNEL_NBYTES = 1 << 19
 _DENSE = 32  # up to this size one product with all of U B is the quickest
 
 
@@ -69,7 +73,7 @@ class Mixing:
         """
         check_exact(values, peak, self.growth)
         # Sums with the vectors alone often fit float32, which takes half the time.
-        short = values.dtype == np.float32 and peak * self._reach < LIMIT_SHORT
+        short = values.dtype == np.float32 and self.is_short(peak)
         u: Integers = self._u_short if short else self.u
         lost: npt.NDArray[np.float64]
         if self.axis == ROWS:
@@ -88,9 +92,29 @@ class Mixing:
     def _u_short(self) -> npt.NDArray[np.float32]:
         return self.u.astype(np.float32)
 
+    @cached_property
+    def for_kernels(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """U and B as `nwc_core.mixing_kernels` take them; None where sizes do not fit those, or products do better."""
+        size, rank = self.u.shape
+        if size <= _DENSE or size % (AT_ONCE if self.axis == ROWS else WIDTH) or self.u.nbytes > _KERNEL_NBYTES:
+            return None
+        if self.axis == COLUMNS:
+            return aligned(self.u.T), aligned(self.b)
+        rest = ((0, 0), (0, -rank % AT_ONCE))
+        return aligned(np.pad(self.u, rest)), aligned(np.pad(self.b.T, rest))
+
+    @cached_property
+    def short_for_kernels(self) -> npt.NDArray[np.float32]:
+        """The vectors as rows, for points whose products with them are exact in float32."""
+        return aligned(self._u_short.T)
+
+    def is_short(self, peak: float) -> bool:
+        """Whether products of the vectors with integers up to `peak` are exact in float32."""
+        return peak * self._reach < LIMIT_SHORT
+
     def prepare(self) -> None:
         """Compute what is kept, before several threads would."""
-        self.growth, self._reach, self._u_short  # noqa: B018
+        self.growth, self._reach, self.short_for_kernels, self.for_kernels  # noqa: B018
         if self.u.shape[0] <= _DENSE:
             self._dense  # noqa: B018
 

@@ -19,7 +19,7 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-_SHARED = ("dequantise.py", "prior.py", "rans_kernels.py", "scales.py", "trellis.py", "vector.py")
+_SHARED = ("dequantise.py", "doubles.py", "prior.py", "rans_kernels.py", "scales.py", "trellis.py", "vector.py")
 
 
 def _fingerprint() -> str:

@@ -276,9 +276,8 @@ class MatrixStream:
             self._fill(decoder, span, columns)
             width = piece_lines(header.m)
             for left in range(0, columns.shape[1], width):
-                some = columns[:, left : left + width]
-                first = span.start + left
-                synthesis.place(some, slice(None), slice(first, first + some.shape[1]), out)
+                some = slice(span.start + left, min(span.start + left + width, span.stop))
+                synthesis.place(columns, slice(None), some, out, left)
             return
         lines = whole_steps(piece_lines(header.n), header.n, header.lanes)
         buffer = np.empty((min(lines, span.stop - span.start), header.n), np.int32)

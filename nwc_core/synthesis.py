@@ -11,9 +11,11 @@ import numpy.typing as npt
 from nwc_core import steps, transform
 from nwc_core.basis import COLUMNS, ROWS, SHIFT, Basis, Mixing
 from nwc_core.dequantise import Weights, scale, scale_difference
-from nwc_core.exact import LIMIT_SHORT, Integers, peak_of
+from nwc_core.exact import LIMIT, LIMIT_SHORT, Integers, peak_of
 from nwc_core.kernels import kernel
+from nwc_core.mixing_kernels import AT_ONCE, aligned, mix_columns, mix_rows
 from nwc_core.threads import map_threads
+from nwc_core.vector import WIDTH
 
 # Steps within an axis that is mixed may differ by this many eighths of an octave: 8 octaves of them, points of 22 bits,
 # a basis of SHIFT bits and its sums would leave the 53 bits of an exact integer, but points so large have finer steps.
@@ -84,12 +86,75 @@ class Synthesis:
         for mixing in self.mixings:
             mixing.prepare()
 
-    def place(self, points: npt.NDArray[np.int32], rows: slice, columns: slice, out: Weights) -> None:
+    def place(self, points: npt.NDArray[np.int32], rows: slice, columns: slice, out: Weights, left: int = 0) -> None:
         """Fill some rows and columns of `out` [m, n] from their points; all those that are mixed must be among them.
+
+        Args:
+            points: of these rows and, from column `left` on, of these columns.
+            rows, columns: of `out`.
 
         Raises:
             Inexact: points too large for exact sums.
         """
+        (top, bottom), (first, last) = (
+            (span.start, span.stop) for span in (range(out.shape[0])[rows], range(out.shape[1])[columns])
+        )
+        if len(self.mixings) == 1 and self.matrix is None and out.flags.c_contiguous:
+            if self.mixings[0].axis == COLUMNS:
+                done = self._mix_rows(points, top, out)
+                points, top = points[done:], top + done
+            else:
+                done = self._mix_columns(points, left, slice(first, last), out)
+                left, first = left + done, first + done
+        if top < bottom and first < last:
+            some = points[:, left : left + last - first]
+            self._place(some, slice(top, bottom), slice(first, last), out)
+
+    def _mix_rows(self, points: npt.NDArray[np.int32], top: int, out: Weights) -> int:
+        """Place those rows that compiled code takes, from row `top` on; returns how many they are."""
+        mixing, size = self.mixings[0], points.shape[1]
+        arrays, count = mixing.for_kernels, len(points) // AT_ONCE * AT_ONCE
+        if arrays is None or mixing.u.shape[0] != size or not count or not points.flags.c_contiguous:
+            return 0
+        fixed, row_factor, factor, shift = self._before(slice(top, top + count), slice(None))
+        peak = _peak(points, row_factor, factor, fixed)
+        if peak * mixing.growth >= LIMIT:
+            return 0
+        u, b = arrays
+        vectors = mixing.short_for_kernels if mixing.is_short(peak) else u
+        row_step = np.ldexp(self.steps_after[0][top : top + count], -shift)
+        scratch = [aligned(np.empty(AT_ONCE * k, kind)) for k, kind in ((size, np.float64), (size, vectors.dtype))]
+        scratch.append(aligned(np.empty(AT_ONCE * len(u))))
+        steps_of = (vectors, b, float(1 << SHIFT), row_step, self.steps_after[1])
+        mix_rows(points[:count], row_factor, factor, fixed, *steps_of, out[top : top + count], *scratch)
+        return count
+
+    def _mix_columns(self, points: npt.NDArray[np.int32], left: int, columns: slice, out: Weights) -> int:
+        """The same for columns, which begin with column `left` of the points."""
+        arrays = self.mixings[0].for_kernels
+        count: int = (columns.stop - columns.start) // WIDTH * WIDTH
+        if arrays is None or not count or not points.flags.c_contiguous:
+            return 0
+        columns = slice(columns.start, columns.start + count)
+        fixed, row_factor, factor, shift = self._before(slice(None), columns)
+        if _peak(points[:, left : left + count], row_factor, factor, fixed) * self.mixings[0].growth >= LIMIT:
+            return 0
+        row_step = np.ldexp(self.steps_after[0], -shift)
+        size, rank = arrays[0].shape
+        scratch = (aligned(np.empty(WIDTH * size)), aligned(np.empty(WIDTH * rank)))
+        steps_of = (*arrays, float(1 << SHIFT), row_step, self.steps_after[1][columns])
+        mix_columns(points, left, count, row_factor, factor, fixed, *steps_of, out, columns.start, *scratch)
+        return count
+
+    def _before(
+        self, rows: slice, columns: slice
+    ) -> tuple[bool, npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
+        """For compiled code: whether points are multiplied by factors, these, and the result's binary fraction."""
+        if self._steps_before is None:
+            return False, np.ones(self.row_exponent[rows].size), np.ones(1), SHIFT
+        return True, self._steps_before[0][rows], self._steps_before[1][columns], SHIFT + _FRACTION
+
+    def _place(self, points: npt.NDArray[np.int32], rows: slice, columns: slice, out: Weights) -> None:
         part = out[rows, columns]
         row_step, factor = self.steps_after[0][rows], self.steps_after[1][columns]
         if not self.mixed:
@@ -131,7 +196,20 @@ class Synthesis:
             pieces = [(slice(None), slice(first, first + width)) for first in range(0, n, width)]
         else:
             pieces = [(slice(None), slice(None))]
-        map_threads(lambda i: self.place(points[pieces[i]], *pieces[i], out), range(len(pieces)), threads)
+
+        def place(index: int) -> None:
+            rows, columns = pieces[index]
+            self.place(points[rows], rows, columns, out, columns.start or 0)
+
+        map_threads(place, range(len(pieces)), threads)
+
+
+def _peak(
+    points: npt.NDArray[np.int32], row_factor: npt.NDArray[np.float64], factor: npt.NDArray[np.float64], fixed: bool
+) -> float:
+    """What no integer is above that is made of points: as if the largest had the largest factor."""
+    peak = peak_of(points)
+    return peak * float(row_factor.max()) * float(factor.max()) + 1 if fixed else peak
 
 
 @kernel

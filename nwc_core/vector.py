@@ -46,7 +46,9 @@ class Lanes(types.Type):
 INT = Lanes("int32", types.int32, _I32)
 FLOAT = Lanes("float32", types.float32, ir.FloatType())
 MASK = Lanes("mask", types.boolean, _I1)
-_LANES_OF = {types.float32: FLOAT, types.int32: INT, types.uint32: INT, types.int8: INT, types.uint8: INT}
+_LANES_OF = {types.float32: FLOAT} | dict.fromkeys(
+    (types.int32, types.uint32, types.uint16, types.int8, types.uint8), INT
+)
 
 
 @register_model(Lanes)
@@ -67,14 +69,14 @@ def _all(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(first, none, _constant(ir.VectorType(_I32, WIDTH), [0] * WIDTH))
 
 
-def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
+def spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
     """A value of numba type `kind`, a number or a vector already, as `lanes`."""
     if isinstance(kind, Lanes):
         return value
     return _all(builder, context.cast(builder, value, kind, lanes.element))
 
 
-def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+def call(builder: Any, name: str, result: Any, *args: Any) -> Any:
     """A call of an LLVM intrinsic."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
@@ -87,7 +89,7 @@ def _start(context: Any, builder: Any, array: Any, value: Any) -> Any:
     return context.make_array(array)(context, builder, value).data
 
 
-def _address(context: Any, builder: Any, array: Any, value: Any, at: Any, at_kind: Any) -> Any:
+def address(context: Any, builder: Any, array: Any, value: Any, at: Any, at_kind: Any) -> Any:
     return builder.gep(_start(context, builder, array, value), [context.cast(builder, at, at_kind, types.intp)])
 
 
@@ -104,7 +106,7 @@ def _operator(function: Callable[..., Any], emit: dict[Lanes, _Emit], result: La
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = next(kind for kind in sig.args if isinstance(kind, Lanes))
-        values = (_spread(context, builder, value, kind, lanes) for value, kind in zip(args, sig.args, strict=True))
+        values = (spread(context, builder, value, kind, lanes) for value, kind in zip(args, sig.args, strict=True))
         return emit[lanes](builder, *values)
 
     infer_global(function)(Template)
@@ -142,7 +144,7 @@ def iota(typing_context: Any) -> Any:
 @intrinsic
 def splat(typing_context: Any, number: Any) -> Any:
     """INT of an integer in every lane."""
-    return INT(number), lambda context, builder, sig, args: _spread(context, builder, args[0], number, INT)
+    return INT(number), lambda context, builder, sig, args: spread(context, builder, args[0], number, INT)
 
 
 @intrinsic
@@ -152,7 +154,7 @@ def load(typing_context: Any, array: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source = lanes.vector if size == 32 else ir.VectorType(ir.IntType(size), WIDTH)
-        pointer = builder.bitcast(_address(context, builder, array, args[0], args[1], at), source.as_pointer())
+        pointer = builder.bitcast(address(context, builder, array, args[0], args[1], at), source.as_pointer())
         values = builder.load(pointer, align=size // 8)
         if size == 32:
             return values
@@ -163,11 +165,14 @@ def load(typing_context: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def store(typing_context: Any, array: Any, at: Any, lanes: Any) -> Any:
-    """Write INT or FLOAT to elements at, at + 1, ... of an array of 32-bit numbers."""
+    """Write INT or FLOAT to elements at, at + 1, ... of an array of 32-bit numbers, or INT's low bits to a narrower one."""
+    size = array.dtype.bitwidth
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(_address(context, builder, array, args[0], args[1], at), lanes.vector.as_pointer())
-        builder.store(args[2], pointer, align=4)
+        target = lanes.vector if size == 32 else ir.VectorType(ir.IntType(size), WIDTH)
+        pointer = builder.bitcast(address(context, builder, array, args[0], args[1], at), target.as_pointer())
+        values = args[2] if size == 32 else builder.trunc(args[2], target)
+        builder.store(values, pointer, align=size // 8)
         return context.get_dummy_value()
 
     return types.void(array, at, lanes), generate
@@ -184,7 +189,7 @@ def gather(typing_context: Any, table: Any, index: Any) -> Any:
         pointers.type = ir.VectorType(ir.PointerType(), WIDTH)  # llvmlite thinks of scalar indices only
         name = f"llvm.masked.gather.v{WIDTH}{'f' if lanes is FLOAT else 'i'}32.v{WIDTH}p0"
         every, none = _constant(MASK.vector, [1] * WIDTH), ir.Constant(lanes.vector, ir.Undefined)
-        values = _call(builder, name, lanes.vector, pointers, _I32(size // 8), every, none)
+        values = call(builder, name, lanes.vector, pointers, _I32(size // 8), every, none)
         if size == 32:
             return values
         rest = _constant(INT.vector, [32 - size] * WIDTH)
@@ -199,7 +204,7 @@ def select(typing_context: Any, mask: Any, yes: Any, no: Any) -> Any:
     lanes = yes if isinstance(yes, Lanes) else no
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        values = (_spread(context, builder, args[i], kind, lanes) for i, kind in ((1, yes), (2, no)))
+        values = (spread(context, builder, args[i], kind, lanes) for i, kind in ((1, yes), (2, no)))
         return builder.select(args[0], *values)
 
     return lanes(mask, yes, no), generate
@@ -211,7 +216,7 @@ def clip(typing_context: Any, value: Any, low: Any, high: Any) -> Any:
     less, greater = _comparison("<")[value], _comparison(">")[value]
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bottom, top = (_spread(context, builder, args[i], kind, value) for i, kind in ((1, low), (2, high)))
+        bottom, top = (spread(context, builder, args[i], kind, value) for i, kind in ((1, low), (2, high)))
         raised = builder.select(less(builder, args[0], bottom), bottom, args[0])
         return builder.select(greater(builder, raised, top), top, raised)
 
@@ -239,7 +244,7 @@ def shift_right(typing_context: Any, value: Any, places: Any) -> Any:
     """INT taken as unsigned, shifted right by 0 to 31 places."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.lshr(args[0], _spread(context, builder, args[1], places, INT))
+        return builder.lshr(args[0], spread(context, builder, args[1], places, INT))
 
     return INT(value, places), generate
 
@@ -249,7 +254,7 @@ def below(typing_context: Any, value: Any, limit: Any) -> Any:
     """MASK of value < limit, both INT or a number, taken as unsigned."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        values = (_spread(context, builder, args[i], kind, INT) for i, kind in ((0, value), (1, limit)))
+        values = (spread(context, builder, args[i], kind, INT) for i, kind in ((0, value), (1, limit)))
         return builder.icmp_unsigned("<", *values)
 
     return MASK(value, limit), generate
@@ -274,7 +279,7 @@ def floor(typing_context: Any, value: Any) -> Any:
     """INT of the greatest integers not above FLOAT, |value| < 2^31."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fptosi(_call(builder, f"llvm.floor.v{WIDTH}f32", FLOAT.vector, args[0]), INT.vector)
+        return builder.fptosi(call(builder, f"llvm.floor.v{WIDTH}f32", FLOAT.vector, args[0]), INT.vector)
 
     return INT(value), generate
 
@@ -303,9 +308,9 @@ def expand(typing_context: Any, array: Any, at: Any, mask: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(_address(context, builder, array, args[0], args[1], at), _I32.as_pointer())
+        pointer = builder.bitcast(address(context, builder, array, args[0], args[1], at), _I32.as_pointer())
         none = ir.Constant(INT.vector, ir.Undefined)
-        return _call(builder, f"llvm.masked.expandload.v{WIDTH}i32", INT.vector, pointer, args[2], none)
+        return call(builder, f"llvm.masked.expandload.v{WIDTH}i32", INT.vector, pointer, args[2], none)
 
     return INT(array, at, mask), generate
 
@@ -320,13 +325,13 @@ def compress(typing_context: Any, array: Any, at: Any, value: Any, mask: Any) ->
     lanes = ir.VectorType(_I32, half)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _address(context, builder, array, args[0], args[1], at)
+        pointer = address(context, builder, array, args[0], args[1], at)
         low = builder.and_(builder.bitcast(args[3], _I32), _I32((1 << half) - 1))
         for first in (0, half):
             part = _constant(lanes, range(first, first + half))
             values, chosen = (builder.shuffle_vector(arg, arg, part) for arg in args[2:])
             none = ir.Constant(lanes, ir.Undefined)
-            packed = _call(builder, f"llvm.experimental.vector.compress.v{half}i32", lanes, values, chosen, none)
+            packed = call(builder, f"llvm.experimental.vector.compress.v{half}i32", lanes, values, chosen, none)
             words = builder.trunc(packed, ir.VectorType(_I16, half))
             builder.store(words, builder.bitcast(pointer, words.type.as_pointer()), align=2)
             pointer = builder.gep(pointer, [builder.zext(builder.ctpop(low), _I64)])

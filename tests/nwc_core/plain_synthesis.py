@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nwc_core import steps, transform
 from nwc_core.basis import COLUMNS, ROWS, SHIFT, Basis
+from nwc_core.exact import check_exact
 from nwc_core.synthesis import Synthesis
 
 FRACTION = 6
@@ -62,6 +63,7 @@ def fused(
 def undone(basis: Basis, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Rows times Q', or Q times columns, in units of 2^-SHIFT, for integers [m, n]."""
     mixing = basis.mixing()
+    check_exact(values, np.inf, mixing.growth)
     inverse = np.eye(basis.size) * float(1 << SHIFT) - mixing.u @ mixing.b
     if basis.axis == ROWS:
         return inverse.T @ values
