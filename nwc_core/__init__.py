@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nwc_core.artifact.reader import Artifact, load, open
+    from nwc_core.artifact.reader import Artifact, iter_tensors, load, open
     from nwc_core.codec import Codec
     from nwc_core.encoded import EncodedTensor
 
@@ -27,10 +27,11 @@ _HOME = {
     "Artifact": "nwc_core.artifact.reader",
     "Codec": "nwc_core.codec",
     "EncodedTensor": "nwc_core.encoded",
+    "iter_tensors": "nwc_core.artifact.reader",
     "load": "nwc_core.artifact.reader",
     "open": "nwc_core.artifact.reader",
 }
-__all__ = ["Artifact", "Codec", "EncodedTensor", "load", "open"]
+__all__ = ["Artifact", "Codec", "EncodedTensor", "iter_tensors", "load", "open"]
 
 
 def __dir__() -> list[str]:

@@ -294,8 +294,21 @@ class Codec:
             raise Unsuitable  # a weight near the end of float16's range was rounded past it
         return EncodedTensor(dtype, shape, "nwc", out.getvalue(), side_nbytes=side, mse=mse)
 
-    def decode(self, encoded: EncodedTensor, threads: int = 1, where: str = "coded tensor") -> torch.Tensor:
+    def decode(
+        self,
+        encoded: EncodedTensor,
+        threads: int = 1,
+        where: str = "coded tensor",
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The tensor, same shape and dtype; bit for bit the same on every machine.
+
+        Args:
+            encoded: what to decode.
+            threads: to decode on; the result does not depend on it.
+            where: names the tensor in errors.
+            out: contiguous, on the CPU, of as many elements and the same dtype: the result lies there where that saves a
+                copy, which is up to the way that it was coded.
 
         Raises:
             FormatError: the bytes are damaged, or were coded with another codec; `where` names the tensor.
@@ -330,7 +343,12 @@ class Codec:
             body.end()
         reader.end()
         bits = encoded.dtype.torch is torch.bfloat16  # which numpy lacks: rounded to while decoding, as bits
-        decoded = np.empty((count, m, n), np.uint16 if bits else np.float32)
+        kind = np.uint16 if bits else np.float32
+        fits = out is not None and layout.is_plain and (bits or encoded.dtype.torch is torch.float32)
+        if out is not None and fits:
+            decoded = out.view(-1).view(torch.uint16 if bits else torch.float32).numpy().reshape(count, m, n)
+        else:
+            decoded = np.empty((count, m, n), kind)
         for index, stream in enumerate(streams):
             stream.weights_into(decoded[index], f"{where}, matrix {index}", threads)
         tensor = torch.from_numpy(layout.from_matrices(decoded, encoded.shape))

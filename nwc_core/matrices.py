@@ -44,6 +44,11 @@ class Layout:
         """Number of taps of one convolution kernel, 1 where there is none."""
         return math.prod(shape[axis] for axis in self.order[len(self.order) - self.kernel :])
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether matrices lie in memory as the tensor does."""
+        return self.order == tuple(range(len(self.order)))
+
     def to_matrices(self, tensor: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """[matrices, rows, columns], contiguous; a view where the order allows."""
         return np.ascontiguousarray(tensor.transpose(self.order)).reshape(self.matrix_shape(tensor.shape))

@@ -15,7 +15,6 @@ from nwc_core.lossless import tensor_bytes
 from nwc_core.safetensors_header import build_header
 from nwc_core.store import open_store
 from nwc_workflows.checkpoint_writer import exists
-from nwc_workflows.decoded_blocks import decoded_blocks
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 # What numpy has no type for; float32 holds each of their values exactly.
@@ -56,7 +55,7 @@ class Excerpt:
         row_numel = math.prod(self.shape[1:])
         low, high = self.start * row_numel, self.stop * row_numel
         wanted = [row for row in rows if row.start < high and row.stop > low]
-        for row, block in zip(wanted, decoded_blocks(self.artifact, wanted), strict=True):
+        for row, block in zip(wanted, self.artifact.iter_blocks(wanted), strict=True):
             part = block.reshape(-1)[max(0, low - row.start) : high - row.start]
             yield tensor_bytes(part if self.dtype == self.stored else part.to(self.dtype.torch)).tobytes()
 

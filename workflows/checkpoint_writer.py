@@ -19,7 +19,6 @@ from nwc_core.errors import AlreadyExistsError, NotFoundError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.safetensors_header import build_header
 from nwc_core.store import Store
-from nwc_workflows.decoded_blocks import decoded_blocks
 from nwc_workflows.float_types import converted
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class WeightsFile:
     def chunks(self, artifact: Artifact) -> Iterator[bytes]:
         """The file, piece by piece."""
         yield self.header()
-        for row, block in zip(self.rows, decoded_blocks(artifact, self.rows), strict=True):
+        for row, block in zip(self.rows, artifact.iter_blocks(self.rows), strict=True):
             yield tensor_bytes(self._as_wanted(row, block)).tobytes()
 
     def _as_wanted(self, row: BlockRow, block: torch.Tensor) -> torch.Tensor:

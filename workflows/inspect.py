@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nwc_core.artifact.reader import Artifact
-from nwc_workflows.decoded_blocks import decoded_blocks
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def with_power(
     lossy = {t.name for t in tensors if t.mse > 0}
     rows = [row for row in artifact.index if row.tensor in lossy]
     energy = dict.fromkeys(lossy, 0.0)
-    for row, block in zip(rows, decoded_blocks(artifact, rows), strict=True):
+    for row, block in zip(rows, artifact.iter_blocks(rows), strict=True):
         energy[row.tensor] += float(block.to(torch.float64).square().sum())
         on_progress(row.length)
     return [replace(t, power=energy[t.name] / t.numel) if t.name in lossy else t for t in tensors]

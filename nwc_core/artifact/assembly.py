@@ -5,7 +5,9 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from nwc_core.errors import FormatError
+from nwc_core.dtypes import DTYPES
+from nwc_core.errors import FormatError, UsageError
+from nwc_core.strict_json import shown
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +21,9 @@ class Assembly:
     Args:
         blocks: all blocks of the tensor, in order.
         start, stop: a range inside the tensor, empty only if the tensor is; all of it by default.
-        device: where the result is wanted; it moves there when it is complete.
+        device, dtype: where and as what the result is wanted; it is moved and converted when it is complete. Only floats
+            are converted; None keeps the type.
+        out: what to fill instead of a new tensor: see `check_out`.
 
     Attributes:
         rows: the blocks that are needed, in order.
@@ -30,21 +34,30 @@ class Assembly:
         blocks: tuple[BlockRow, ...],
         start: int = 0,
         stop: int | None = None,
+        *,
         device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        out: torch.Tensor | None = None,
     ) -> None:
         self._start, self._stop = start, blocks[-1].stop if stop is None else stop
-        self._device = device
+        self._device, self._dtype = device, dtype
         # An empty tensor has one block too, which overlaps nothing.
         self.rows = tuple(row for row in blocks if row.start < self._stop and row.stop > start) or blocks
         self._left = len(self.rows)
-        self._flat: torch.Tensor | None = None
+        self._flat: torch.Tensor | None = None if out is None else out.view(-1)
         self._lock = Lock()
 
+    def room(self, row: BlockRow) -> torch.Tensor | None:
+        """Where the elements of one of the rows belong, flat, if memory for them is there already."""
+        if self._flat is None or row.start < self._start or row.stop > self._stop:
+            return None
+        return self._flat[row.start - self._start : row.stop - self._start]
+
     def place(self, row: BlockRow, decoded: torch.Tensor) -> None:
-        """Take one of the rows, decoded and of the tensor's dtype; each of them once."""
+        """Take one of the rows, decoded and of the tensor's dtype; each of them once. It may lie in its room already."""
         flat = decoded.reshape(-1)
-        if (row.start, row.stop) == (self._start, self._stop):
-            self._flat = flat.to(self._device)  # no copy on the same device
+        if self._flat is None and (row.start, row.stop) == (self._start, self._stop):
+            self._flat = self._wanted(flat)  # no copy where it is as wanted
             return
         with self._lock:
             if self._flat is None:
@@ -57,13 +70,34 @@ class Assembly:
                     ) from None
             target = self._flat
         low, high = max(self._start, row.start), min(self._stop, row.stop)
-        target[low - self._start : high - self._start] = flat[low - row.start : high - row.start]
+        room = target[low - self._start : high - self._start]
+        if room.data_ptr() != flat.data_ptr():
+            room.copy_(flat[low - row.start : high - row.start])
         with self._lock:
             self._left -= 1
             if not self._left:
-                self._flat = target.to(self._device)
+                self._flat = self._wanted(target)
+
+    def _wanted(self, flat: torch.Tensor) -> torch.Tensor:
+        converted = self._dtype if flat.is_floating_point() else None
+        return flat.to(device=self._device, dtype=converted)
 
     def result(self) -> torch.Tensor:
         """The elements, flat, once all rows are placed."""
         assert self._flat is not None
         return self._flat
+
+
+def check_out(name: str, first: BlockRow, out: torch.Tensor) -> None:
+    """Whether a tensor can be decoded into `out`: same shape and type, contiguous, on the CPU, not part of a graph.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    wanted = DTYPES[first.dtype].torch
+    found = f"{out.dtype} {list(out.shape)} on {out.device}"
+    if tuple(out.shape) != first.shape or out.dtype != wanted or out.device.type != "cpu":
+        raise UsageError(f"tensor {shown(name)}: found out of {found}; wanted {wanted} {list(first.shape)} on cpu")
+    if not out.is_contiguous() or out.requires_grad:
+        what = "one that requires grad" if out.requires_grad else "one with gaps"
+        raise UsageError(f"tensor {shown(name)}: found {what} as out; wanted a contiguous tensor without grad")

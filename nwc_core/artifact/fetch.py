@@ -28,6 +28,10 @@ READERS_PER_CORE, MAX_READERS = 3, 16
 # Decoding takes about 20 bytes of memory for each of a block's weights, up to 8 million of them: 16 blocks, 2.6 GB.
 # Machines with more cores use the others inside the blocks.
 MAX_DECODERS = 16
+# Small blocks are decoded by the handful: handing one over takes as long as decoding it.
+BATCH_NBYTES = 16 << 10
+# Blocks that are smaller than this on average keep the interpreter busy, which runs one thread at a time anyway.
+SMALL_NBYTES = 2 << 10
 # Bytes asked for and not decoded yet. Enough for every reader's request at its largest; less would make readers wait.
 MAX_NBYTES_IN_FLIGHT = 256 << 20
 
@@ -60,6 +64,8 @@ def fetch(requests: Sequence[Request], read: Read, decode: Decode, threads: int 
         decode(row, memoryview(read(requests[0])), threads)
     elif n_blocks:
         decoders = min(threads, MAX_DECODERS, n_blocks)
+        if sum(row.length for request in requests for row in request.blocks) < SMALL_NBYTES * n_blocks:
+            decoders = 1
         readers = min(READERS_PER_CORE * threads, MAX_READERS, len(requests))
         with (
             ThreadPoolExecutor(readers, "nwc-read") as reading,
@@ -88,27 +94,45 @@ def _run(
     def start(pool: ThreadPoolExecutor, request: Request, job: Callable[[], bytes | None]) -> None:
         pool.submit(job).add_done_callback(lambda future: done.put((request, future)))
 
+    def decode_all(batch: list[tuple[BlockRow, memoryview]]) -> None:
+        for row, piece in batch:
+            decode(row, piece, threads_each)
+
     waiting = deque(requests)
-    blocks_left: dict[Request, int] = {}
+    batches_left: dict[Request, int] = {}
     in_flight = 0
-    while waiting or blocks_left:
+    while waiting or batches_left:
         # A request larger than the bound goes alone.
-        while waiting and (not blocks_left or in_flight + waiting[0].nbytes <= MAX_NBYTES_IN_FLIGHT):
+        while waiting and (not batches_left or in_flight + waiting[0].nbytes <= MAX_NBYTES_IN_FLIGHT):
             request = waiting.popleft()
             in_flight += request.nbytes
-            blocks_left[request] = len(request.blocks)
+            batches_left[request] = 0
             start(reading, request, partial(read, request))
         request, future = done.get()
         data = future.result()
         if data is not None:
-            for row in request.blocks:
-                at = row.offset - request.start
-                piece = memoryview(data)[at : at + row.length]
-                start(decoding, request, partial(decode, row, piece, threads_each))
-            del piece
+            batches = _batches(request, memoryview(data))
+            batches_left[request] = len(batches)
+            for batch in batches:
+                start(decoding, request, partial(decode_all, batch))
+            del batches, batch
         else:
-            blocks_left[request] -= 1
-            if not blocks_left[request]:
-                del blocks_left[request]
+            batches_left[request] -= 1
+            if not batches_left[request]:
+                del batches_left[request]
                 in_flight -= request.nbytes
         del data, future  # or the bytes would stay until the next event
+
+
+def _batches(request: Request, data: memoryview) -> list[list[tuple[BlockRow, memoryview]]]:
+    """The blocks of a request with their bytes, small ones together."""
+    found: list[list[tuple[BlockRow, memoryview]]] = []
+    nbytes = BATCH_NBYTES
+    for row in request.blocks:
+        if nbytes >= BATCH_NBYTES:
+            found.append([])
+            nbytes = 0
+        at = row.offset - request.start
+        found[-1].append((row, data[at : at + row.length]))
+        nbytes += row.length
+    return found

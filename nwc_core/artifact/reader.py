@@ -8,12 +8,13 @@ digest is compared on every read, before a byte is believed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nwc_core.artifact.assembly import Assembly
+from nwc_core.artifact.ahead import MAX_NBYTES, ahead
+from nwc_core.artifact.assembly import Assembly, check_out
 from nwc_core.artifact.base import BaseSource
 from nwc_core.artifact.codec_cache import CodecSource
 from nwc_core.artifact.fetch import fetch
@@ -32,6 +33,7 @@ from nwc_core.errors import (
     PermissionDeniedError,
     StoreError,
     UnknownTensorError,
+    UsageError,
 )
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
@@ -42,32 +44,65 @@ if TYPE_CHECKING:
     from nwc_core.codec import Codec
 
 
-def open(source: str | Path | Store, codec: Codec | None = None, base: str | Path | Store | None = None) -> Artifact:
+def open(
+    source: str | Path | Store,
+    codec: Codec | None = None,
+    base: str | Path | Store | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Artifact:
     """Open an artifact for reading.
 
     Args:
         source: a URI, a local folder, or a store whose root is the artifact.
         codec: the codec, if it is at hand already; it must be the one that the artifact was coded with.
         base: where the artifact is that this one's deltas are added to, if it is not where it was.
+        device, dtype: where and as what tensors are wanted if nothing else is said with them; floats alone are converted,
+            None keeps their types.
 
     Raises:
         NotFoundError: there is no artifact.
         VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
     """
-    return Artifact(open_store(source), codec, base)
+    return Artifact(open_store(source), codec, base, device=device, dtype=dtype)
 
 
 def load(
-    source: str | Path | Store, device: str | torch.device = "cpu", threads: int | None = None
+    source: str | Path | Store,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | Path | Store | None = None,
 ) -> dict[str, torch.Tensor]:
-    """All tensors of an artifact, by name. `threads` as in `Artifact.get_tensors`.
+    """All tensors of an artifact, by name. Arguments as for `open` and `Artifact.get_tensors`.
 
     Raises:
         NotFoundError: there is no artifact.
         VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
     """
-    with open(source) as artifact:
-        return artifact.get_tensors(artifact, device, threads)
+    with open(source, base=base, device=device, dtype=dtype) as artifact:
+        return artifact.get_tensors(artifact, threads=threads)
+
+
+def iter_tensors(
+    source: str | Path | Store,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | Path | Store | None = None,
+    max_nbytes: int = MAX_NBYTES,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of all tensors of an artifact, see `Artifact.iter_tensors`. Nothing is read before the first is asked for.
+
+    Raises:
+        NotFoundError: there is no artifact.
+        VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
+    """
+    with open(source, base=base, device=device, dtype=dtype) as artifact:
+        yield from artifact.iter_tensors(threads=threads, max_nbytes=max_nbytes)
 
 
 class Artifact:
@@ -85,8 +120,12 @@ class Artifact:
         codec: Codec | None = None,
         base: str | Path | Store | None = None,
         bases_left: int | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.store = store
+        self._device, self._dtype = device, dtype
         try:
             manifest = store.get(MANIFEST_KEY)
         except NotFoundError as error:
@@ -115,8 +154,8 @@ class Artifact:
     ) -> None:
         """Nothing to release: an artifact holds no open file or connection of its own."""
 
-    def __reduce__(self) -> tuple[type[Artifact], tuple[Store, Codec | None, str | Path | Store | None]]:
-        return type(self), (self.store, self._given_codec, self._given_base)
+    def __reduce__(self) -> tuple[Callable[..., Artifact], tuple[Any, ...]]:
+        return _reopened, (self.store, self._given_codec, self._given_base, self._device, self._dtype)
 
     def __repr__(self) -> str:
         return f"Artifact({self.store.uri!r}, {len(self)} tensors)"
@@ -157,32 +196,120 @@ class Artifact:
         """
         return self._base.get()
 
-    def get_tensor(self, name: str, device: str | torch.device = "cpu", threads: int | None = None) -> torch.Tensor:
-        """A whole tensor: shape and dtype of the original. `threads` as in `get_tensors`.
+    def get_tensor(
+        self,
+        name: str,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """A whole tensor: shape and dtype of the original.
+
+        Args:
+            name: of the tensor.
+            device, threads, dtype: as in `get_tensors`.
+            out: a contiguous tensor of the same shape and dtype on the CPU, to be filled and returned instead of a new one;
+                what is in it after an error is anything.
 
         Raises:
             UnknownTensorError: there is none of that name.
+            UsageError: `out` does not fit.
             IntegrityError, FormatError: a block is damaged.
         """
-        return self.get_tensors([name], device, threads)[name]
+        if out is None:
+            return self.get_tensors([name], device, threads, dtype=dtype)[name]
+        blocks = self._blocks(name)
+        check_out(name, blocks[0], out)
+        if device is not None or dtype is not None:
+            raise UsageError(f"tensor {shown(name)}: found out and device or dtype; wanted one of them")
+        self._fill([Assembly(blocks, out=out)], threads)
+        return out
 
     def get_tensors(
-        self, names: Iterable[str], device: str | torch.device = "cpu", threads: int | None = None
+        self,
+        names: Iterable[str],
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, torch.Tensor]:
         """Several tensors, in fewer requests and less time than one by one.
 
         Args:
             names: of the tensors.
-            device: where they are wanted; each moves there as soon as it is complete.
+            device: where they are wanted, if not where `open` was told; each moves there as soon as it is complete.
             threads: to decode on, None for all cores; the result does not depend on it.
+            dtype: what floats are converted to, each tensor as soon as it is complete; None for what `open` was told.
 
         Raises:
             UnknownTensorError: there is none of such a name; nothing was read.
             IntegrityError, FormatError: a block is damaged.
         """
-        wanted = {name: Assembly(self._blocks(name), device=device) for name in names}
-        self._fill(list(wanted.values()), threads)
-        return {name: assembly.result().reshape(self._blocks(name)[0].shape) for name, assembly in wanted.items()}
+        place, kind = device or self._device, dtype or self._dtype
+        found = {name: Assembly(self._blocks(name), device=place, dtype=kind) for name in names}
+        self._fill(list(found.values()), threads)
+        return {name: assembly.result().reshape(self._blocks(name)[0].shape) for name, assembly in found.items()}
+
+    def iter_tensors(
+        self,
+        names: Iterable[str] | None = None,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        max_nbytes: int = MAX_NBYTES,
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) one after the other, those that follow being read and decoded meanwhile.
+
+        Args:
+            names: of the tensors, in the order wanted; all in stored order, which takes the fewest requests, if None.
+            device, threads, dtype: as in `get_tensors`.
+            max_nbytes: of tensors in memory that were not taken yet, unless one alone is larger.
+
+        Raises:
+            UnknownTensorError: there is none of such a name; nothing was read.
+            IntegrityError, FormatError: a block is damaged; tensors before its neighbours were given.
+        """
+        wanted = list(self if names is None else names)
+        for name in wanted:
+            self._blocks(name)
+
+        def work(some: list[str]) -> list[tuple[str, torch.Tensor]]:
+            return list(self.get_tensors(some, device, threads, dtype=dtype).items())
+
+        def nbytes(name: str) -> int:
+            last = self._blocks(name)[-1]
+            return last.stop * DTYPES[last.dtype].itemsize
+
+        return ahead(dict.fromkeys(wanted), nbytes, work, max_nbytes)
+
+    def iter_blocks(
+        self, rows: Iterable[BlockRow], threads: int | None = None, max_nbytes: int = MAX_NBYTES
+    ) -> Iterator[torch.Tensor]:
+        """Blocks of the index, decoded, each of its own shape, in the order of `rows`: a tensor larger than memory passes.
+
+        Args:
+            rows: in the order wanted; neighbours in a payload come in one request.
+            threads, max_nbytes: as in `iter_tensors`.
+
+        Raises:
+            IntegrityError, FormatError: a block is damaged; those before its neighbours were given.
+        """
+
+        def work(some: list[BlockRow]) -> list[torch.Tensor]:
+            found: dict[int, torch.Tensor] = {}
+
+            def decode(row: BlockRow, data: memoryview, threads: int) -> None:
+                check_object(data, row.length, row.sha256.hex(), self._block_where(row))
+                found[id(row)] = self.decode_bytes(row, data, threads)
+
+            self.codec  # noqa: B018  read once here, not by every thread
+            fetch(plan_requests(some), self._read_request, decode, threads)
+            return [found[id(row)] for row in some]
+
+        return ahead(rows, lambda row: row.numel * DTYPES[row.dtype].itemsize, work, max_nbytes)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor to be indexed: ``get_slice(name)[0:128]`` reads and decodes only the blocks with those rows.
@@ -193,7 +320,7 @@ class Artifact:
         first = self._blocks(name)[0]
 
         def read(start: int, stop: int) -> torch.Tensor:
-            assembly = Assembly(self._blocks(name), start, stop)
+            assembly = Assembly(self._blocks(name), start, stop, device=self._device, dtype=self._dtype)
             self._fill([assembly])
             return assembly.result()
 
@@ -224,8 +351,16 @@ class Artifact:
         """
         return self.decode_bytes(row, self.read_block(row))
 
-    def decode_bytes(self, row: BlockRow, data: bytes | memoryview, threads: int = 1) -> torch.Tensor:
+    def decode_bytes(
+        self, row: BlockRow, data: bytes | memoryview, threads: int = 1, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Decode the bytes of a block, whose digest the caller has checked. The result does not depend on `threads`.
+
+        Args:
+            row: of the block.
+            data: its bytes.
+            threads: to decode on.
+            out: contiguous room for the elements, of the block's type, on the CPU; used where that saves a copy.
 
         Raises:
             FormatError: they decode to something else than the index says.
@@ -241,7 +376,7 @@ class Artifact:
         if encoded.coder in WITH_BASE:
             tensor = decode_delta(encoded, self._base_of(row), self.codec, threads, where)
         else:
-            tensor = self.codec.decode(encoded, threads, where)
+            tensor = self.codec.decode(encoded, threads, where, out)
         if tuple(tensor.shape) != encoded.shape or tensor.dtype != DTYPES[row.dtype].torch:
             raise FormatError(
                 where, f"{tensor.dtype} {list(tensor.shape)} decoded", f"{row.dtype} {list(encoded.shape)}"
@@ -285,7 +420,8 @@ class Artifact:
 
         def decode(row: BlockRow, data: memoryview, threads: int) -> None:
             check_object(data, row.length, row.sha256.hex(), self._block_where(row))
-            of_tensor[row.tensor].place(row, self.decode_bytes(row, data, threads))
+            assembly = of_tensor[row.tensor]
+            assembly.place(row, self.decode_bytes(row, data, threads, assembly.room(row)))
 
         if of_tensor:
             self.codec  # noqa: B018  read once here, not by every thread
@@ -321,6 +457,16 @@ class Artifact:
 
     def _block_where(self, row: BlockRow) -> str:
         return f"{self._where(row.object)}: tensor {shown(row.tensor)}, block [{row.start}, {row.stop})"
+
+
+def _reopened(
+    store: Store,
+    codec: Codec | None,
+    base: str | Path | Store | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> Artifact:
+    return Artifact(store, codec, base, device=device, dtype=dtype)
 
 
 def _is_part(shape: tuple[int, ...], row: BlockRow) -> bool:

@@ -42,7 +42,10 @@ def scattered(n: int, length: int = 10) -> list[Request]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
+def no_thread_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks here are of some bytes, and to be taken for larger ones."""
+    monkeypatch.setattr(fetch_module, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(fetch_module, "BATCH_NBYTES", 1)
     yield
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("nwc-")]
 
@@ -159,3 +162,21 @@ def test_an_interrupt_ends_everything() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(work.read) < 50
+
+
+def test_small_blocks_go_together_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_module, "SMALL_NBYTES", 11)
+    monkeypatch.setattr(fetch_module, "BATCH_NBYTES", 35)
+    used = set()
+
+    class Noting(Work):
+        def on_decode(self, row: BlockRow, data: memoryview, threads: int) -> None:
+            used.add((threading.current_thread().name, threads))
+            super().on_decode(row, data, threads)
+
+    request = Request(tuple(block(10 * i, 10) for i in range(20)))
+    work = Noting()
+    fetch([request], work.on_read, work.on_decode, 4)
+    assert len(used) == 1
+    assert [id(row) for row, _, _ in work.decoded] == [id(row) for row in request.blocks]
+    assert all(data == bytes(range(row.offset, row.offset + 10)) for row, data, _ in work.decoded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -145,9 +146,9 @@ def test_what_one_tensor_of_many_costs(large: CountingStore, monkeypatch: pytest
     decoded: list[BlockRow] = []
     original = nwc.Artifact.decode_bytes
 
-    def counted(self: nwc.Artifact, row: BlockRow, data: bytes | memoryview, threads: int = 1) -> torch.Tensor:
+    def counted(self: nwc.Artifact, row: BlockRow, *arguments: Any) -> torch.Tensor:
         decoded.append(row)
-        return original(self, row, data, threads)
+        return original(self, row, *arguments)
 
     monkeypatch.setattr(nwc.Artifact, "decode_bytes", counted)
     codec_cache._codecs.clear()

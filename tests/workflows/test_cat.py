@@ -87,7 +87,9 @@ def test_rows_are_of_whole_blocks_and_parts_of_them(artifact, monkeypatch):
         cuts = [0, 96, 100, 1000, 17000, 32000]  # elements; some within a row
         rows = [type(row)(**{**fields(row), "start": a, "stop": b}) for a, b in pairwise(cuts)]
         monkeypatch.setattr(opened.index, "blocks", lambda name: rows)
-        monkeypatch.setattr(opened, "decode_block", lambda row: tensor.reshape(-1)[row.start : row.stop])
+        monkeypatch.setattr(
+            opened, "iter_blocks", lambda rows: (tensor.reshape(-1)[row.start : row.stop] for row in rows)
+        )
         for start, stop in ((0, 1000), (3, 4), (2, 600), (531, 532), (999, 1000)):
             data = b"".join(excerpt(opened, ROWS, f"{start}:{stop}", ".npy").chunks())
             assert np.array_equal(np.load(io.BytesIO(data)), tensor[start:stop].numpy())
