@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 Kind = Literal[
     "500 InternalError",
     "503 SlowDown",
+    "403 ExpiredToken",
     "delay",
     "reset before the request",
     "reset after the request",
@@ -46,6 +47,7 @@ class Fault:
         methods: of the requests it applies to.
         path: part of the paths it applies to.
         times: at most so often.
+        after: not before it has applied so often.
         seconds: length of a delay.
         rate: bytes per second.
     """
@@ -55,6 +57,7 @@ class Fault:
     methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
     path: str = ""
     times: int = 1 << 30
+    after: int = 0
     seconds: float = 0.5
     rate: float = 1e6
 
@@ -145,6 +148,8 @@ class FaultsProxy:
                     continue
                 same = (request.method, f"{url.path} {parts}", request.range)
                 armed.seen[same] += 1
+                if armed.seen.total() <= fault.after:
+                    continue
                 dice = random.Random(f"{armed.seed} {same} {armed.seen[same]}")
                 if dice.random() < fault.probability:
                     armed.done += 1
@@ -177,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and kind == "delay":
             request.fault = kind
             time.sleep(fault.seconds)
-        if kind in ("500 InternalError", "503 SlowDown"):
+        if kind in ("500 InternalError", "503 SlowDown", "403 ExpiredToken"):
             request.fault = kind
             self._answer_error(request, kind)
         elif kind == "reset before the request":
