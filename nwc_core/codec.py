@@ -320,7 +320,7 @@ class Codec:
                 where, f"a tensor coded by {encoded.coder}", "one without a base; an artifact brings its own"
             )
         if encoded.coder != "nwc":
-            return decode_lossless(encoded, where)
+            return decode_lossless(encoded, where, threads)
         reader = ByteReader(encoded.body, where)
         layout = Layout.read(reader, len(encoded.shape))
         count, m, n = layout.matrix_shape(encoded.shape)

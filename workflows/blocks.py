@@ -84,13 +84,23 @@ class Task:
         return BASE_MEMORY + largest * BYTES_PER_WEIGHT + self.nbytes // 2
 
 
-def cut_tensor(tensor: SourceTensor, limit: int = MAX_BLOCK_WEIGHTS) -> list[Block]:
-    """The blocks of a tensor, in order, none larger than `limit` weights; an empty tensor is one empty block."""
+def cut_tensor(tensor: SourceTensor, limit: int = MAX_BLOCK_WEIGHTS, *, lossless: bool = False) -> list[Block]:
+    """The blocks of a tensor, in order.
+
+    Args:
+        tensor: to cut; an empty one is one empty block.
+        limit: weights of a block, at most.
+        lossless: none of it goes to the lossy coder.
+    """
+
+    def lossy(shape: tuple[int, ...]) -> bool:
+        return not lossless and lossy_candidate(tensor.dtype.name, shape)
+
     if tensor.numel <= limit:
-        return [Block(tensor, 0, 0, tensor.shape, lossy_candidate(tensor.dtype.name, tensor.shape))]
+        return [Block(tensor, 0, 0, tensor.shape, lossy(tensor.shape))]
     return [
         # By the block's own shape: a run of rows may be too small for the lossy coder where its tensor was not.
-        Block(tensor, number, start, shape, lossy_candidate(tensor.dtype.name, shape))
+        Block(tensor, number, start, shape, lossy(shape))
         for number, (start, shape) in enumerate(_cut(tensor.shape, limit))
     ]
 

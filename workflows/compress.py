@@ -20,6 +20,7 @@ from nwc_core.artifact.writer import commit, existing_manifest, put_object
 from nwc_core.codec import MIN_LOSSY_WEIGHTS
 from nwc_core.encoded import LOSSY_CODERS, WITH_BASE
 from nwc_core.errors import NwcError, StoreError, UsageError
+from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store
 from nwc_infra.capacity import Capacity
 from nwc_infra.cluster import cluster
@@ -190,7 +191,7 @@ def _by_task(plan: Plan, allocation: Allocation | None) -> list[tuple[float, ...
     return [tuple(islice(rates, count)) for count in counts]
 
 
-_compiled: set[tuple[str, bool]] = set()
+_compiled: set[tuple[str, bool, bool]] = set()
 
 
 def _compile_kernels(plan: Plan) -> None:
@@ -200,11 +201,15 @@ def _compile_kernels(plan: Plan) -> None:
     """
     import torch
 
-    kernels = (plan.options.preset, plan.calibration is not None)
+    kernels = (plan.options.preset, plan.calibration is not None, plan.options.lossless)
     if kernels in _compiled:
         return
     _compiled.add(kernels)
     codec, weight = plan.codec, torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1)
+    for dtype in {block.tensor.dtype for block in plan.blocks if not block.lossy}:
+        codec.decode(encode_lossless(weight.to(dtype.torch)))
+    if plan.options.lossless:
+        return
     columns = weight.shape[1]
     for hessian in (None,) if plan.calibration is None else (None, torch.eye(columns)):
         codec.decode(codec.encode(weight, plan.bits, preset=plan.options.preset, hessian=hessian))

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ class CompressOptions:
         preset: how hard the encoder searches.
         quality: the artifact is to be the smallest that meets it, instead of `bits`.
         gate: the artifact must meet it.
+        lossless: all tensors are stored bit for bit, however large that makes it.
+        lossless_tensors: patterns of names of tensors that are, as of a shell.
 
     Raises:
         UsageError: an option out of its range, or two that exclude each other.
@@ -63,12 +66,22 @@ class CompressOptions:
     preset: str = "default"
     quality: Target | None = None
     gate: Target | None = None
+    lossless: bool = False
+    lossless_tensors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.lossless:
+            for name in ("bits", "max_bytes", "quality", "gate"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"lossless and {name}: found both; wanted one of them")
+            object.__setattr__(self, "preset", "default")  # nothing is searched: all make the same artifact
+        # All of them that make the same artifact are the same.
+        patterns = () if self.lossless else tuple(sorted(set(self.lossless_tensors)))
+        object.__setattr__(self, "lossless_tensors", patterns)
         for one, other in (("bits", "max_bytes"), ("quality", "max_bytes"), ("quality", "gate")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other}: found both; wanted one of them")
-        if self.bits is None and self.max_bytes is None and self.quality is None:
+        if self.bits is None and self.max_bytes is None and self.quality is None and not self.lossless:
             object.__setattr__(self, "bits", DEFAULT_BITS)
         if self.bits is not None:
             if not MIN_BITS <= self.bits < math.inf:
@@ -84,10 +97,14 @@ class CompressOptions:
         """Those that are given, as a manifest holds them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: str(value) if isinstance(value, Target) else value
+            name: str(value) if isinstance(value, Target) else "\n".join(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            if value is not None
+            if value is not None and value is not False and value != ()
         }
+
+    def is_lossless(self, name: str) -> bool:
+        """Whether a tensor is to be stored bit for bit whatever it holds."""
+        return self.lossless or any(fnmatchcase(name, pattern) for pattern in self.lossless_tensors)
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,16 @@ class Plan:
     def as_good_as(self) -> bool:
         """Whether `bits` is what lossy blocks would take if each were coded alone: what a base saves makes it smaller."""
         return self.base is not None and self.options.max_bytes is None
+
+    @cached_property
+    def unmatched(self) -> tuple[str, ...]:
+        """Patterns of the options' `lossless_tensors` that are no tensor's name."""
+        names = [tensor.name for tensor in self.checkpoint.tensors]
+        return tuple(
+            pattern
+            for pattern in self.options.lossless_tensors
+            if not any(fnmatchcase(name, pattern) for name in names)
+        )
 
     @cached_property
     def unreached(self) -> tuple[str, ...]:
@@ -274,7 +301,11 @@ def make_plan(
     _check_holdable(checkpoint)
     if calibration is not None:
         check_matches(calibration, checkpoint)
-    blocks = (block for tensor in checkpoint.tensors for block in cut_tensor(tensor))
+    blocks = (
+        block
+        for tensor in checkpoint.tensors
+        for block in cut_tensor(tensor, lossless=options.is_lossless(tensor.name))
+    )
     tasks = tuple(pack_tasks(blocks, shared_columns(calibration)))
     fixed = fixed_nbytes(checkpoint, codec, tasks, None if options.max_bytes is None else base)
     uri = open_store(source, "source").uri

@@ -55,6 +55,11 @@ class Request:
     scratch: str | None = None
 
     def __post_init__(self) -> None:
+        if self.options.lossless:
+            for name in ("calibration", "quality_data", "recover"):
+                if getattr(self, name) is not None:
+                    option = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"{option}: found it with --lossless; wanted it without: nothing is lost")
         target = self.options.quality or self.options.gate
         if target is None and self.quality_data is not None:
             raise UsageError("--quality-data: found it without --quality and --gate; wanted one of them, too")

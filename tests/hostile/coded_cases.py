@@ -145,7 +145,7 @@ CASES = [
         ("nothing", b"", "0 bytes left"),
         ("a newer version", b"\x02" + _record()[1:], "version 2", VersionError),
         ("version 0", b"\0" + _record()[1:], "version 0", VersionError),
-        ("unknown coder", _record(coder=3), "coder 3"),
+        ("unknown coder", _record(coder=9), "coder 9"),
         ("unknown dtype", _record(dtype=17), "dtype 17"),
         ("rank 255 in 4 bytes", _record(shape=b"\xff"), "rank 255; wanted at most 64"),
         ("2^48 elements and 1", _record(shape=b"\x02" + varint((1 << 48) + 1) + b"\1"), "elements"),

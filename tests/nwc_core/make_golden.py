@@ -161,13 +161,33 @@ def encoded_without_loss() -> dict[str, EncodedTensor]:
     return made
 
 
+def encoded_floats() -> dict[str, EncodedTensor]:
+    """Lossless, of every type that coder "float" takes: learned and own tables, escapes, signs, dead bits, two groups."""
+    ramp = torch.logspace(-1, 1, 40)
+    odd = gaussian(70, 40, seed=21)
+    odd.view(torch.int32)[::7, 3] = torch.arange(10, dtype=torch.int32) * 0x1357_9BDF + 0x7F80_0000 - 5
+    halves = gaussian(120, 40, seed=22)
+    halves[::2] = halves[::2].half().float()
+    made = {
+        "float-BF16": (gaussian(70, 40, seed=20) * ramp).bfloat16(),
+        "float-F16": (gaussian(70, 40, seed=20) * ramp).half(),
+        "float-F32": odd,
+        "float-groups": halves,
+        "float-positive": gaussian(800, seed=23).abs().bfloat16(),
+        "float-dead": gaussian(50, 40, seed=24).bfloat16().float(),
+        "float-F8_E4M3": gaussian(60, 40, seed=25).to(torch.float8_e4m3fn),
+        "float-F8_E5M2": gaussian(60, 40, seed=26).to(torch.float8_e5m2),
+    }
+    return {name: encode_lossless(tensor) for name, tensor in made.items()}
+
+
 def main() -> None:
     """Write every file anew."""
     codec = sample_codec()
     for old in FOLDER.glob("*.nwc"):
         old.unlink()
     (FOLDER / "codec.safetensors").write_bytes(codec.to_bytes())
-    cases = encoded_by_the_codec(codec) | encoded_by_hand(codec) | encoded_without_loss()
+    cases = encoded_by_the_codec(codec) | encoded_by_hand(codec) | encoded_without_loss() | encoded_floats()
     digests = {}
     for name, encoded in cases.items():
         (FOLDER / f"{name}.nwc").write_bytes(encoded.to_bytes())

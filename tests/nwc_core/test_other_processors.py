@@ -18,6 +18,8 @@ import pytest
 from codec_samples import sample_codec, sigma
 
 from nwc_core.basis import COLUMNS, ROWS, Basis
+from nwc_core.dtypes import DTYPES
+from nwc_core.floats.body import decode_body, encode_body
 from nwc_core.prior import LEVELS
 from nwc_core.rans import decode_segment, encode_segment
 from nwc_core.reference.network import Network
@@ -32,7 +34,7 @@ PROCESSORS = {"x86-64": SSE, "haswell": f"{SSE},+sse3,+ssse3,+sse4.1,+sse4.2,+po
 def digest() -> str:
     """Of everything below."""
     found = hashlib.sha256()
-    for part in (*points_and_words(), *bases_and_weights(), *reference_networks()):
+    for part in (*points_and_words(), *bases_and_weights(), *reference_networks(), *floats()):
         found.update(part.tobytes())
     return found.hexdigest()
 
@@ -78,6 +80,20 @@ def reference_networks() -> Iterator[npt.NDArray[Any]]:
     shapes = [(width, CHUNK), (width,), (depth, width, width), *[(depth, width)] * 3, (CHUNK, width), (CHUNK,)]
     network = Network(*(rng.standard_normal(shape, np.float32) * np.float32(0.3) for shape in shapes))
     yield network(rng.standard_normal((150, CHUNK), np.float32) * 5, rng.uniform(0.5, 2, width).astype(np.float32))
+
+
+def floats() -> Iterator[npt.NDArray[Any]]:
+    """Streams of floats, and what they decode to, for steps of one lane, of half a vector's, and of all."""
+    rng = np.random.default_rng(3)
+    for shape in ((3, 100), (60, 500), (300, 1000)):
+        weight = rng.standard_normal(shape, np.float32)
+        for name, patterns in ("F32", weight.view(np.uint8)), ("F16", weight.astype(np.float16).view(np.uint8)):
+            body = encode_body(DTYPES[name], patterns.reshape(-1), shape)
+            assert body is not None
+            yield np.frombuffer(body[0], np.uint8)
+            decoded = decode_body(DTYPES[name], body[0], weight.size, "x")
+            assert decoded.tobytes() == patterns.tobytes()
+            yield decoded
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def _record(*fields: int) -> bytes:
     ("data", "message"),
     [
         (b"", "0 bytes left"),
-        (_record(1, 3, 1, 0), "coder 3"),
+        (_record(1, 6, 1, 0), "coder 6"),
         (_record(1, 0, len(DTYPE_CODES), 0), "dtype 17"),
         (_record(1, 0, 1, 65), "rank 65"),
         (_record(1, 0, 1, 2, 4), "0 bytes left"),

@@ -112,14 +112,14 @@ def test_most_bytes_are_met(folder, codec):
 
 
 def test_the_commands(folder, nwc, tmp_path):
-    code, out, err = nwc(
+    code, _, err = nwc(
         *("compress", folder / "tuned", tmp_path / "t.nwc", "--bits", 9, "--base", folder / "base.nwc"),
         *("--output", "json"),
     )
     assert code == 0, err
-    code, out, err = nwc("plan", folder / "tuned", "--bits", 9, "--base", folder / "base.nwc", "--output", "json")
+    code, _, err = nwc("plan", folder / "tuned", "--bits", 9, "--base", folder / "base.nwc", "--output", "json")
     assert code == 0, err
-    code, out, err = nwc("verify", tmp_path / "t.nwc", "--source", folder / "tuned")
+    code, _, err = nwc("verify", tmp_path / "t.nwc", "--source", folder / "tuned")
     assert code == 0, err
     code, _, err = nwc("decompress", tmp_path / "t.nwc", tmp_path / "back")
     assert code == 0, err

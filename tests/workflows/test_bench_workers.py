@@ -13,7 +13,8 @@ def quick(monkeypatch, ray_cluster):
 
 
 def test_the_command(nwc, monkeypatch):
-    code, out, err = nwc("bench", "workers", "--weights", 4, "--tensors", 3, "--workers", 1, "--preset", "fast", "--output", "json")
+    asked = ("--weights", 4, "--tensors", 3, "--workers", 1, "--preset", "fast")
+    code, out, err = nwc("bench", "workers", *asked, "--output", "json")
     assert code == 0, err
     plain, ray = json.loads(out)["ways"]
     assert (plain["name"], ray["name"]) == ("plain processes", "Ray")

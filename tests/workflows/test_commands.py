@@ -29,7 +29,7 @@ def test_plan_as_json(as_json, model):
     assert code == 0
     assert set(data) == {
         *("weights", "tensors", "tasks", "source_bytes", "predicted_bytes", "predicted_bits", "carried_bytes"),
-        *("bits", "bits_of_lossy_tensors", "worker_memory_bytes", "skipped"),
+        *("bits", "bits_of_lossy_tensors", "worker_memory_bytes", "skipped", "lossless", "lossless_measured"),
     }
     assert data["weights"] == WEIGHTS
     assert [tensor["name"] for tensor in data["tensors"]] == NAMES
@@ -77,6 +77,7 @@ def test_verify_as_json(as_json, own_artifact, model):
         "blocks": len(NAMES),
         "compared_with_source": True,
         "tuned": [],
+        "exact": len(NAMES) - len(lossy_tensors()),
         "problems": [],
     }
     (own_artifact / "tokenizer.json").unlink()
@@ -152,8 +153,10 @@ def test_compress_in_words(nwc, model, tmp_path, ray_cluster):
 
 def test_verify_in_words(nwc, own_artifact, model):
     intact = f"file://{own_artifact}: all {len(NAMES)} tensors ({len(NAMES)} blocks) are intact"
-    assert nwc("verify", own_artifact)[:2] == (0, f"{intact}\n")
-    assert nwc("verify", own_artifact, "--source", model)[:2] == (0, f"{intact} and agree with the source\n")
+    exact = len(NAMES) - len(lossy_tensors())
+    assert nwc("verify", own_artifact)[:2] == (0, f"{intact}; {exact} are stored bit for bit\n")
+    agree = f"{intact} and agree with the source; {exact} equal it bit for bit\n"
+    assert nwc("verify", own_artifact, "--source", model)[:2] == (0, agree)
     for name in ("tokenizer.json", "vocab.txt"):
         (own_artifact / name).write_text("damaged")
     code, out, err = nwc("verify", own_artifact)

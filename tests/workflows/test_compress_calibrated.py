@@ -126,7 +126,7 @@ def test_inputs_alone_shape_errors_but_move_no_bits(llama, codec, tmp_path, ray_
 
 def test_rows_of_a_tensor_are_coded_with_their_part_of_the_statistics(llama, codec, tmp_path, ray_cluster, monkeypatch):
     """Cut into blocks, every block has a rate of its own, and the loss is about what it was."""
-    monkeypatch.setattr(planning, "cut_tensor", lambda tensor: cut_tensor(tensor, 2048))
+    monkeypatch.setattr(planning, "cut_tensor", lambda tensor, lossless: cut_tensor(tensor, 2048, lossless=lossless))
     opened = Calibration.open(llama[1])
     plan = make_plan(llama[0], codec, CompressOptions(bits=BITS + 1), opened)
     assert sum(block.lossy for block in plan.blocks) > 30

@@ -90,7 +90,7 @@ def test_the_tree(nwc, four):
     assert re.fullmatch(
         r"├─ attn.weight +F32 +64x64 +nwc +\d\.\d{3} +0\.00\d+ +[\d.]+ kB +\d+\.\d % +[█▏▎▍▌▋▊▉]+", lines[2]
     )
-    assert re.fullmatch(r"└─ norm +F32 +64 +(raw|zstd|raw\+zstd) +\d\d\.\d{3} +0 .*", lines[3])
+    assert re.fullmatch(r"└─ norm +F32 +64 +(raw|zstd|float) +\d\d\.\d{3} +0 .*", lines[3])
     assert re.match(r"layers\.0…3 +8 tensors +\d", lines[1])
     shares = [float(re.search(r"([\d.]+) %", line)[1]) for line in lines]
     assert shares[0] + shares[1] + shares[4] == pytest.approx(100, abs=0.2)

@@ -19,9 +19,9 @@ NAME = "{name}"  # in a location: replaced by the model's name
 RECORD_FILES = ("status.json", "timeline.json")  # below a model's name, see `nwc_workflows.catalog.records`
 
 # Options that say the same thing in different ways: an entry that has one of them has none of the defaults' others.
-_SIZES = ("bits", "max_bytes", "quality")
+_SIZES = ("bits", "max_bytes", "quality", "lossless")
 _JUDGES = ("quality", "gate")
-_OF_PLAN = ("bits", "max_bytes", "preset")
+_OF_PLAN = ("bits", "max_bytes", "preset", "lossless")
 _OF_MEASURING = ("kind", "max_tokens", "max_items", "window", "factory")
 _OF_REQUEST = ("calibration", "base", "quality_data", "recover", "recover_data", "recover_steps", "scratch")
 _T = TypeVar("_T")
@@ -88,6 +88,8 @@ class Options(_Section):
     window: Annotated[int, Field(ge=2)] | None = None
     factory: str | None = None
     scratch: Location | None = None
+    lossless: bool | None = None
+    lossless_tensor: list[str] | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that the file has, null ones too."""
@@ -109,7 +111,8 @@ class Options(_Section):
                 found[key] = found[key].replace(NAME, name)
         targets = {key: Target.parse(found[key], key) for key in _JUDGES if key in found}
         sizes = {key: found[key] for key in _OF_PLAN if key in found}
-        options = CompressOptions(**dict[str, Any](**sizes, **targets))
+        patterns = tuple(found.get("lossless_tensor", ()))
+        options = CompressOptions(**dict[str, Any](**sizes, **targets), lossless_tensors=patterns)
         measuring: dict[str, Any] = {key: found[key] for key in _OF_MEASURING if key in found}
         more: dict[str, Any] = {key: found[key] for key in _OF_REQUEST if key in found}
         return Request(source, options, measuring=measuring, **more)

@@ -10,8 +10,10 @@ from nwc_workflows.commands.bench_ablation import ablation
 from nwc_workflows.commands.bench_catalog import catalog
 from nwc_workflows.commands.bench_leave_one_out import leave_one_out
 from nwc_workflows.commands.bench_loading import loading
+from nwc_workflows.commands.bench_lossless import lossless
 from nwc_workflows.commands.bench_models import models
 from nwc_workflows.commands.bench_options import PRESETS, new_folder
+from nwc_workflows.commands.bench_reading import reading
 from nwc_workflows.commands.bench_workers import workers
 from nwc_workflows.console import Output, json_text, with_output
 
@@ -35,7 +37,9 @@ bench.add_command(ablation)
 bench.add_command(catalog)
 bench.add_command(leave_one_out)
 bench.add_command(loading)
+bench.add_command(lossless)
 bench.add_command(models)
+bench.add_command(reading)
 bench.add_command(workers)
 
 

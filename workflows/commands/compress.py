@@ -11,6 +11,7 @@ from nwc_workflows.commands.options import (
     compress_options,
     quality_options,
     ray_options,
+    unmatched_text,
     unreached_text,
 )
 from nwc_workflows.console import Output, with_output
@@ -47,6 +48,8 @@ def compress(
     base: str | None,
     preset: str,
     codec: str,
+    lossless: bool,
+    lossless_tensors: tuple[str, ...],
     scratch: str | None,
     address: str | None,
     workers: int | None,
@@ -60,7 +63,9 @@ def compress(
     from nwc_core.store import open_store
     from nwc_workflows.request import Request, prepare
 
-    options = chosen_options(bits, max_bytes, quality, preset, gate)
+    options = chosen_options(
+        bits, max_bytes, quality, preset, gate, lossless=lossless, lossless_tensors=lossless_tensors
+    )
     named = {name: more.pop(name) for name in ("quality_data", "recover", "recover_data", "recover_steps")}
     request = Request(source, options, calibration, base, **named, measuring=more, scratch=scratch)
     prepared = prepare(request, Codec.load(codec))
@@ -83,9 +88,9 @@ def compress(
 def _say_plan(output: Output, plan: Plan) -> None:
     for skipped in plan.checkpoint.skipped:
         output.note(f"left out: {name_text(skipped.path)} ({bytes_text(skipped.size)}): {skipped.reason}")
-    unreached = unreached_text(plan)
-    if unreached:
-        output.note(unreached)
+    for text in (unreached_text(plan), unmatched_text(plan)):
+        if text:
+            output.note(text)
     if plan.options.bits is not None and plan.bits < plan.options.bits - _NOTABLE:
         output.note(
             f"in so small a checkpoint the codec, the index and the tensors stored losslessly take "

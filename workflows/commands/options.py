@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from nwc_workflows.wording import name_text
 
 if TYPE_CHECKING:
     from nwc_workflows.base import BaseArtifact
@@ -110,6 +113,14 @@ compress_options = _all_of(
         help="How hard to search; decoding costs the same.",
     ),
     click.option("--codec", default="default", show_default=True, help="A shipped codec, or a codec file."),
+    click.option("--lossless", is_flag=True, help="Instead of a size: every tensor is stored bit for bit."),
+    click.option(
+        "--lossless-tensor",
+        "lossless_tensors",
+        multiple=True,
+        metavar="GLOB",
+        help="Tensors of such names are stored bit for bit, the others take what is left of the size; repeatable.",
+    ),
 )
 
 quality_options = _all_of(
@@ -167,7 +178,14 @@ ray_options = _all_of(
 
 
 def chosen_options(
-    bits: float | None, max_bytes: int | None, quality: str | None, preset: str, gate: str | None = None
+    bits: float | None,
+    max_bytes: int | None,
+    quality: str | None,
+    preset: str,
+    gate: str | None = None,
+    *,
+    lossless: bool = False,
+    lossless_tensors: tuple[str, ...] = (),
 ) -> CompressOptions:
     """What the options of a command ask for. Raises UsageError if that makes no sense."""
     from nwc_core.errors import UsageError
@@ -180,7 +198,19 @@ def chosen_options(
     }
     if bits is not None and quality is not None:
         raise UsageError("bits and quality: found both; wanted one of them")
-    return CompressOptions(bits=bits, max_bytes=max_bytes, preset=preset, **found)
+    if lossless and click.get_current_context().get_parameter_source("preset") == ParameterSource.COMMANDLINE:
+        raise UsageError("lossless and preset: found both; wanted one of them")
+    sizes = {"bits": bits, "max_bytes": max_bytes}
+    return CompressOptions(
+        **dict[str, Any](**sizes, **found), preset=preset, lossless=lossless, lossless_tensors=lossless_tensors
+    )
+
+
+def unmatched_text(plan: Plan) -> str | None:
+    """A word on patterns of --lossless-tensor that no tensor has."""
+    if not plan.unmatched:
+        return None
+    return f"--lossless-tensor: no tensor is called {', '.join(map(name_text, plan.unmatched))}"
 
 
 def open_calibration(uri: str | None) -> Calibration | None:

@@ -13,6 +13,7 @@ from nwc_workflows.commands.options import (
     open_base,
     open_calibration,
     ray_options,
+    unmatched_text,
     unreached_text,
 )
 from nwc_workflows.console import Output, with_output
@@ -39,6 +40,8 @@ def plan(
     base: str | None,
     preset: str,
     codec: str,
+    lossless: bool,
+    lossless_tensors: tuple[str, ...],
     address: str | None,
     workers: int | None,
 ) -> None:
@@ -53,7 +56,7 @@ def plan(
     from nwc_workflows.compress import measure
     from nwc_workflows.plan import make_plan
 
-    options = chosen_options(bits, max_bytes, quality, preset)
+    options = chosen_options(bits, max_bytes, quality, preset, lossless=lossless, lossless_tensors=lossless_tensors)
     target = options.quality
     made = make_plan(source, Codec.load(codec), options, open_calibration(calibration), base=open_base(base))
     if target is not None:
@@ -69,9 +72,9 @@ def plan(
     output.table(*_table(data))
     for skipped in data["skipped"]:
         output.note(f"left out: {name_text(skipped['path'])} ({bytes_text(skipped['size'])}): {skipped['reason']}")
-    unreached = unreached_text(made)
-    if unreached:
-        output.note(unreached)
+    for text in (unreached_text(made), unmatched_text(made)):
+        if text:
+            output.note(text)
     output.result(data, lambda: summary_text(data))
 
 
@@ -119,6 +122,8 @@ def describe(plan: Plan, allocation: Allocation | None = None) -> dict[str, Any]
     sized = {} if plan.options.max_bytes is None else {"max_bytes": plan.options.max_bytes}
     predicted = {} if allocation is None else {"predicted_loss": allocation.loss}
     without = {} if plan.calibration is None else {"without_statistics": list(plan.unreached)}
+    from nwc_workflows.overhead import are_measured
+
     return {
         "weights": plan.weights,
         "tensors": list(tensors.values()),
@@ -129,6 +134,8 @@ def describe(plan: Plan, allocation: Allocation | None = None) -> dict[str, Any]
         "carried_bytes": plan.carried_nbytes,
         "bits": plan.options.bits,
         "bits_of_lossy_tensors": plan.bits,
+        "lossless": plan.options.lossless,
+        "lossless_measured": are_measured(plan.blocks),
         "worker_memory_bytes": plan.worker_memory,
         "skipped": [asdict(skipped) for skipped in plan.checkpoint.skipped],
         **sized,
@@ -151,10 +158,12 @@ def _table(data: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
 def summary_text(data: dict[str, Any]) -> str:
     lossy = sum(tensor["coder"] == "nwc" for tensor in data["tensors"])
     times = data["source_bytes"] / max(1, data["predicted_bytes"])
+    coded = f"{lossy} coded by nwc at {data['bits_of_lossy_tensors']:.3f} bits per weight, " if lossy else ""
+    # What is stored without loss is coded in a plan where it is little; else it counts as what it is.
+    about = "at most" if data["lossless"] and not data["lossless_measured"] else "about"
     lines = [
-        f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {lossy} coded by nwc at "
-        f"{data['bits_of_lossy_tensors']:.3f} bits per weight, {len(data['tensors']) - lossy} losslessly",
-        f"{bytes_text(data['source_bytes'])} of weights become about {bytes_text(data['predicted_bytes'])} "
+        f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {coded}{len(data['tensors']) - lossy} losslessly",
+        f"{bytes_text(data['source_bytes'])} of weights become {about} {bytes_text(data['predicted_bytes'])} "
         f"({data['predicted_bits']:.3f} bits per weight, {times:.1f} times smaller); "
         f"{bytes_text(data['carried_bytes'])} of other files are kept as they are",
         f"{len(data['tasks'])} tasks, each worker holds at most {bytes_text(data['worker_memory_bytes'])}",

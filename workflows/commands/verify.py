@@ -24,6 +24,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
     """
     import nwc_core as nwc
     from nwc_core.artifact.fetch import available_cores
+    from nwc_core.encoded import LOSSY_CODERS
     from nwc_workflows.sources import open_checkpoint
     from nwc_workflows.verify import verify as run
 
@@ -37,6 +38,8 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
                 opened, checkpoint, threads=min(available_cores(), _MAX_THREADS), on_progress=progress.advance
             )
         tuned = list(dict.fromkeys(row.tensor for row in opened.index if row.tuned))
+        inexact = {row.tensor for row in opened.index if row.coder in LOSSY_CODERS or row.mse > 0}
+        exact = manifest.counts.tensors - len(inexact)
         data = {
             "artifact": opened.store.uri,
             "ok": not problems,
@@ -44,6 +47,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
             "blocks": manifest.counts.blocks,
             "compared_with_source": source is not None,
             "tuned": tuned,
+            "exact": exact,
             "problems": [{"where": problem.where, "message": str(problem.error)} for problem in problems],
         }
     for problem in problems:
@@ -56,6 +60,8 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
             else f"{len(tuned)} tensors ({shown}) were tuned after compression: they are not the source's"
         )
     compared = " and agree with the source" if source else ""
+    exactly = "all" if exact == data["tensors"] else str(exact)
+    compared += f"; {exactly} {'equal it' if source else 'are stored'} bit for bit"
     output.result(
         data,
         f"{data['artifact']}: {len(problems)} problems"

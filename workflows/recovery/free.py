@@ -22,11 +22,12 @@ _ROW_NBYTES = 48
 
 
 def free_tensors(plan: Plan) -> list[SourceTensor]:
-    """Tensors of floating-point numbers that a plan stores without loss, in stored order."""
+    """Tensors of floating-point numbers that a plan stores without loss of its own accord, in stored order."""
     coded = {block.tensor.name for block in plan.blocks if block.lossy}
     found, left = [], MAX_ELEMENTS
     for tensor in plan.checkpoint.tensors:
-        if tensor.name not in coded and tensor.dtype.lossy and 0 < tensor.numel <= left:
+        free = tensor.name not in coded and not plan.options.is_lossless(tensor.name)
+        if free and tensor.dtype.lossy and 0 < tensor.numel <= left:
             found.append(tensor)
             left -= tensor.numel
     return found

@@ -1,0 +1,33 @@
+"""`nwc bench reading`: a model from its store into memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from nwc_workflows.console import Output, with_output
+
+
+@click.command()
+@click.argument("original")
+@click.argument("artifact")
+@click.option(
+    "--megabits", type=click.FloatRange(min=0, min_open=True), help="Bandwidth a second; the store's own if not said."
+)
+@click.option("--threads", type=click.IntRange(1), help="To decode on. [all cores]")
+@with_output
+def reading(output: Output, original: str, artifact: str, megabits: float | None, threads: int | None) -> None:
+    """How long loading takes: the checkpoint ORIGINAL beside the ARTIFACT that was made from it, all tensors, into memory.
+
+    In turns, medians of five rounds; both may be URIs. With --megabits reads wait as if they had come over such a line.
+    """
+    from nwc_workflows.bench.environment import environment
+    from nwc_workflows.bench.reading import ROUNDS, bench_reading, reading_table
+    from nwc_workflows.wording import table_text
+
+    bandwidth = None if megabits is None else megabits * 1e6 / 8
+    with output.progress(2 * ROUNDS, "measure", "loads") as progress:
+        found = bench_reading(original, artifact, bandwidth, threads, progress.advance)
+    data = {"environment": environment(), "megabits": megabits, "threads": threads}
+    output.result({**data, "ways": [asdict(one) for one in found]}, lambda: table_text(*reading_table(found)))
