@@ -1,4 +1,4 @@
-"""Speed of a codec beside memcpy and zstd: the same bfloat16 tensors, the same run, the fastest of several times."""
+"""Speed of a codec beside memcpy, zstd and ZipNN: the same bfloat16 tensors, the same run, the fastest of several times."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def speed_tensors() -> dict[str, torch.Tensor]:
 
 
 def baseline_speeds(weight: torch.Tensor) -> Iterator[Speed]:
-    """memcpy and zstd on the tensor's bytes, one thread."""
+    """memcpy, zstd and, where it is installed, ZipNN on the tensor's bytes, one thread."""
     import zstandard
 
     raw = tensor_bytes(weight)
@@ -75,6 +76,15 @@ def baseline_speeds(weight: torch.Tensor) -> Iterator[Speed]:
         f"zstd -{ZSTD_LEVEL}, compress", seconds=_best(lambda: compressor.compress(raw.data))[0], nbytes=len(packed)
     )
     yield speed(f"zstd -{ZSTD_LEVEL}, decompress", seconds=_best(lambda: expander.decompress(packed))[0])
+    if find_spec("zipnn") is not None:
+        from nwc_workflows.bench.lossless import Zipnn
+
+        zipnn = Zipnn()
+        small = zipnn.compress(weight, bytearray(raw))
+        # It works on a copy: it takes what it is given apart in place.
+        seconds = _best(lambda: zipnn.compress(weight, bytearray(raw)))[0]
+        yield speed("ZipNN, compress", seconds=seconds, nbytes=zipnn.nbytes(small))
+        yield speed("ZipNN, decompress", seconds=_best(lambda: zipnn.decompress(small))[0])
 
 
 def codec_speeds(codec: Codec, weight: torch.Tensor, bits: float, preset: str | None) -> Iterator[Speed]:

@@ -130,7 +130,7 @@ def codec(
 @click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
 @with_output
 def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> None:
-    """Speed of encoding and decoding beside memcpy and zstd, on one thread and on two.
+    """Speed of encoding and decoding beside memcpy, zstd and ZipNN, on one thread and on two.
 
     On bfloat16 weights: a linear layer of 4,096 x 1,024 and a convolution of 512 x 512 x 3 x 3. The fastest of several
     runs; the machine should have nothing else to do.
