@@ -48,7 +48,7 @@ def test_some_tensors_are_kept_whole(nwc, ray_cluster, tmp_path):
         path,
         tmp_path / "m.nwc",
         "--bits",
-        12,
+        18,
         "--lossless-tensor",
         "emb*",
         "--lossless-tensor",
