@@ -26,7 +26,7 @@ from nwc_core import intvector
 from nwc_core.blas import one_thread
 from nwc_core.exact import LIMIT, LIMIT_SHORT, Integers, check_exact
 from nwc_core.kernels import kernel
-from nwc_core.mixing_kernels import AT_ONCE, aligned
+from nwc_core.mixing_kernels import AT_ONCE, aligned, most_rank
 from nwc_core.prior import TABLE_LEVELS, Prior
 from nwc_core.rans import Segment, decode_segment, encode_segment
 from nwc_core.trellis import transitions
@@ -96,7 +96,8 @@ class Mixing:
     def for_kernels(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
         """U and B as `nwc_core.mixing_kernels` take them; None where sizes do not fit those, or products do better."""
         size, rank = self.u.shape
-        if size <= _DENSE or size % (AT_ONCE if self.axis == ROWS else WIDTH) or self.u.nbytes > _KERNEL_NBYTES:
+        fits = size > _DENSE and size % (AT_ONCE if self.axis == ROWS else WIDTH) == 0
+        if not fits or self.u.nbytes > _KERNEL_NBYTES or rank > most_rank():
             return None
         if self.axis == COLUMNS:
             return aligned(self.u.T), aligned(self.b)

@@ -7,6 +7,7 @@ fill the registers of the widest processors.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -34,6 +35,15 @@ from nwc_core.vector import WIDTH, load, shift_right, store
 _Float = TypeVar("_Float", np.float64, np.float32)
 AT_ONCE = 4
 _LINE = 64
+_MOST_RANK_WITHOUT = 8  # 512 bits: sums then go to memory and back at every step
+
+
+@cache
+def most_rank() -> int:
+    """Up to which rank these are quicker than products by BLAS: any, where four sums fit the processor's registers."""
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    return 1 << 30 if llvm.get_host_cpu_features().get("avx512f") else _MOST_RANK_WITHOUT
 
 
 def aligned(values: npt.NDArray[_Float]) -> npt.NDArray[_Float]:

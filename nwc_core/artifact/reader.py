@@ -342,15 +342,6 @@ class Artifact:
         self._fill([assembly], threads=1)
         return assembly.result()
 
-    def decode_block(self, row: BlockRow) -> torch.Tensor:
-        """Read, check and decode one block; the shape is the block's own.
-
-        Raises:
-            IntegrityError: the bytes are not the ones that were written.
-            FormatError: they decode to something else than the index says.
-        """
-        return self.decode_bytes(row, self.read_block(row))
-
     def decode_bytes(
         self, row: BlockRow, data: bytes | memoryview, threads: int = 1, out: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_synthesis import synthesise
 
@@ -25,7 +25,12 @@ def basis_of(axis: int, size: int, rank: int, reach: int, seed: int) -> Basis:
     return Basis(axis, vectors.astype(np.int32))
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.fixture(autouse=True)
+def on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis_module, "most_rank", lambda: 1000)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     axis=st.sampled_from([COLUMNS, ROWS]),
     size=st.sampled_from([64, 96, 100, 160]),
@@ -74,6 +79,9 @@ def test_the_kernels_are_what_runs() -> None:
         Synthesis(np.float32(1), *zeros, (basis,), None).place_all(points, out, 1)
     assert [call.args[0].shape for call in kernel.call_args_list] == [(8, 64)]
     with patch.object(module, "mix_rows") as kernel, patch.object(basis_module, "_KERNEL_NBYTES", 64 * 5 * 8 - 1):
+        Synthesis(np.float32(1), *zeros, (basis,), None).place_all(points, out, 1)
+    assert not kernel.called
+    with patch.object(module, "mix_rows") as kernel, patch.object(basis_module, "most_rank", lambda: 4):
         Synthesis(np.float32(1), *zeros, (basis,), None).place_all(points, out, 1)
     assert not kernel.called
 
