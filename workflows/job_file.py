@@ -65,6 +65,9 @@ def _option_places(key: str, options: Options) -> Iterator[tuple[str, str]]:
         place = getattr(options, name)
         if place is not None:
             yield f"{key}.{name}", place
+    # Anything else without a scheme is the name of another model.
+    if options.base is not None and options.base.startswith(("/", ".", "file://")):
+        yield f"{key}.base", options.base
 
 
 def _is_local(place: str) -> bool:

@@ -36,7 +36,7 @@ def head():
 
 
 def test_a_file_with_places_that_a_cluster_reaches_passes(job_file):
-    options = {"calibration": "s3://calibrations/{name}", "scratch": "s3://archive-scratch/{name}"}
+    options = {"calibration": "s3://calibrations/{name}", "base": "auto", "scratch": "s3://archive-scratch/{name}"}
     assert len(check_job_file(job_file(defaults=options, codec="default")).models) == 2
 
 
@@ -49,6 +49,7 @@ def test_a_file_with_places_that_a_cluster_reaches_passes(job_file):
         ({"defaults": {"calibration": "/data/calibration"}}, r"defaults\.calibration"),
         ({"models": [{"source": "s3://a/b", "calibration": "/data/c"}]}, r"models\[0\]\.calibration"),
         ({"codec": "/data/codec.safetensors"}, "codec"),
+        ({"defaults": {"base": "/data/base.nwc"}}, r"defaults\.base"),
     ],
 )
 def test_a_local_path_is_refused_unless_it_is_allowed(job_file, changes, key):

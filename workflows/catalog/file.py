@@ -106,7 +106,7 @@ class Options(_Section):
     def request(self, source: str, name: str) -> Request:
         """A compression with these options of the model of that name. Raises UsageError if they contradict each other."""
         found = {key: value for key, value in self.given().items() if value is not None}
-        for key in ("calibration", "quality_data", "recover_data", "scratch"):
+        for key in ("calibration", "base", "quality_data", "recover_data", "scratch"):
             if key in found:
                 found[key] = found[key].replace(NAME, name)
         targets = {key: Target.parse(found[key], key) for key in _JUDGES if key in found}
