@@ -12,7 +12,7 @@ from nwc_core.artifact.manifest import MANIFEST_KEY, Base
 from nwc_core.artifact.reader import Artifact
 from nwc_core.delta import difference, encode_exact_delta, same_as_base, with_base
 from nwc_core.encoded import EncodedTensor
-from nwc_core.errors import StoreError
+from nwc_core.errors import NotFoundError, StoreError
 from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store, open_store
 from nwc_workflows.blocks import Block
@@ -102,7 +102,12 @@ def open_base(uri: str | Path | Store) -> BaseArtifact:
         VersionError, IntegrityError, FormatError: it is newer than this package, damaged, or none.
     """
     store = open_store(uri)
-    Artifact(store)  # says what is wrong with it
+    try:
+        Artifact(store)  # says what is wrong with it
+    except NotFoundError as error:
+        raise NotFoundError(
+            error.key, "no such object: no artifact is there; wanted what nwc compress made of the relative"
+        ) from None
     return BaseArtifact(store, hashlib.sha256(store.get(MANIFEST_KEY)).hexdigest())
 
 
