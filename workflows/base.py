@@ -14,6 +14,7 @@ from nwc_core.delta import difference, encode_exact_delta, same_as_base, with_ba
 from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import NotFoundError, StoreError
 from nwc_core.lossless import encode_lossless
+from nwc_core.near_lossless import mean_squared_difference, rounded
 from nwc_core.store import Store, open_store
 from nwc_workflows.blocks import Block
 
@@ -92,6 +93,17 @@ def encode_exact(tensor: torch.Tensor, base: torch.Tensor | None) -> EncodedTens
     alone = encode_lossless(tensor)
     against = None if base is None else encode_exact_delta(tensor, base)
     return alone if against is None or alone.nbytes <= against.nbytes else against
+
+
+def encode_within(tensor: torch.Tensor, max_relative_error: float | None, base: torch.Tensor | None) -> EncodedTensor:
+    """The same for a tensor whose floats may be off by so much of their magnitude; None for not at all."""
+    if max_relative_error is None:
+        return encode_exact(tensor, base)
+    near = rounded(tensor, max_relative_error)
+    encoded = encode_exact(near, base)
+    if near is tensor:
+        return encoded
+    return replace(encoded, mse=mean_squared_difference(near, tensor))
 
 
 def open_base(uri: str | Path | Store) -> BaseArtifact:

@@ -22,7 +22,7 @@ from nwc_core.errors import NwcError, UsageError
 from nwc_core.lossless import encode_lossless
 from nwc_core.store import Store
 from nwc_workflows.allocate import Lossless, Measured, Unreached
-from nwc_workflows.base import BaseArtifact, encode_exact, encode_lossy
+from nwc_workflows.base import BaseArtifact, encode_lossy, encode_within
 from nwc_workflows.block_statistics import read_statistics
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
@@ -30,6 +30,7 @@ from nwc_workflows.timeline import stage
 
 if TYPE_CHECKING:
     from nwc_workflows.calibration.reading import Calibration
+    from nwc_workflows.plan import CompressOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def code_task(
     codec: bytes,
     calibration: Calibration | None,
     base: BaseArtifact | None = None,
+    options: CompressOptions | None = None,
 ) -> CodedTask:
     """Read, code and store the blocks of a task.
 
@@ -62,8 +64,11 @@ def code_task(
         codec: the codec file.
         calibration: where the blocks' statistics are; None to weigh all errors alike.
         base: what blocks are coded against where that takes less.
+        options: say which tensors may be off by how much; None for those that are coded lossily alone.
     """
-    coded = code_blocks(task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration, base=base)
+    coded = code_blocks(
+        task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration, base=base, options=options
+    )
     streams = [encoded.to_bytes() for _, encoded, _ in coded]
     names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
     payload = build_payload(list(zip(names, streams, strict=True)))
@@ -102,6 +107,7 @@ def code_blocks(
     codec: bytes,
     calibration: Calibration | None,
     base: BaseArtifact | None = None,
+    options: CompressOptions | None = None,
 ) -> list[tuple[Block, EncodedTensor, bytes]]:
     """Read and code the blocks of a task: each with the SHA-256 of its source bytes. Arguments as for `code_task`."""
     parsed = _parse_codec(codec)
@@ -122,9 +128,13 @@ def code_blocks(
                 if rate is not None:
                     encoded = encode_lossy(parsed, tensor, rate, others, preset=preset, **weighing)
                 else:
-                    encoded = encode_exact(tensor, others)
+                    encoded = encode_within(tensor, _bound(options, block), others)
             coded.append((block, encoded, digest))
     return coded
+
+
+def _bound(options: CompressOptions | None, block: Block) -> float | None:
+    return None if options is None else options.error_of(block.tensor.name)
 
 
 def measure_task(

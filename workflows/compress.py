@@ -201,14 +201,14 @@ def _compile_kernels(plan: Plan) -> None:
     """
     import torch
 
-    kernels = (plan.options.preset, plan.calibration is not None, plan.options.lossless)
+    kernels = (plan.options.preset, plan.calibration is not None, plan.options.sized)
     if kernels in _compiled:
         return
     _compiled.add(kernels)
     codec, weight = plan.codec, torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1)
     for dtype in {block.tensor.dtype for block in plan.blocks if not block.lossy}:
         codec.decode(encode_lossless(weight.to(dtype.torch)))
-    if plan.options.lossless:
+    if not plan.options.sized:
         return
     columns = weight.shape[1]
     for hessian in (None,) if plan.calibration is None else (None, torch.eye(columns)):

@@ -56,6 +56,7 @@ class CompressOptions:
         gate: the artifact must meet it.
         lossless: all tensors are stored bit for bit, however large that makes it.
         lossless_tensors: patterns of names of tensors that are, as of a shell.
+        max_relative_error: instead of a size: no float of the others is off by more of its own magnitude.
 
     Raises:
         UsageError: an option out of its range, or two that exclude each other.
@@ -68,12 +69,16 @@ class CompressOptions:
     gate: Target | None = None
     lossless: bool = False
     lossless_tensors: tuple[str, ...] = ()
+    max_relative_error: float | None = None
 
     def __post_init__(self) -> None:
-        if self.lossless:
-            for name in ("bits", "max_bytes", "quality", "gate"):
-                if getattr(self, name) is not None:
-                    raise UsageError(f"lossless and {name}: found both; wanted one of them")
+        if self.max_relative_error is not None and not 0 < self.max_relative_error < 0.5:
+            raise UsageError(f"max_relative_error: found {self.max_relative_error}; wanted above 0 and below 0.5")
+        if not self.sized:
+            this = "lossless" if self.lossless else "max_relative_error"
+            for name in ("bits", "max_bytes", "quality", "gate", "max_relative_error"):
+                if name != this and getattr(self, name) is not None:
+                    raise UsageError(f"{this} and {name}: found both; wanted one of them")
             object.__setattr__(self, "preset", "default")  # nothing is searched: all make the same artifact
         # All of them that make the same artifact are the same.
         patterns = () if self.lossless else tuple(sorted(set(self.lossless_tensors)))
@@ -81,7 +86,7 @@ class CompressOptions:
         for one, other in (("bits", "max_bytes"), ("quality", "max_bytes"), ("quality", "gate")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other}: found both; wanted one of them")
-        if self.bits is None and self.max_bytes is None and self.quality is None and not self.lossless:
+        if self.bits is None and self.max_bytes is None and self.quality is None and self.sized:
             object.__setattr__(self, "bits", DEFAULT_BITS)
         if self.bits is not None:
             if not MIN_BITS <= self.bits < math.inf:
@@ -105,6 +110,15 @@ class CompressOptions:
     def is_lossless(self, name: str) -> bool:
         """Whether a tensor is to be stored bit for bit whatever it holds."""
         return self.lossless or any(fnmatchcase(name, pattern) for pattern in self.lossless_tensors)
+
+    @property
+    def sized(self) -> bool:
+        """Whether there is a size to meet, or a quality: else tensors take what they take."""
+        return not self.lossless and self.max_relative_error is None
+
+    def error_of(self, name: str) -> float | None:
+        """By how much of its own magnitude a float of a tensor that is not coded lossily may be off; None for not at all."""
+        return None if self.is_lossless(name) else self.max_relative_error
 
 
 @dataclass(frozen=True)
@@ -304,7 +318,7 @@ def make_plan(
     blocks = (
         block
         for tensor in checkpoint.tensors
-        for block in cut_tensor(tensor, lossless=options.is_lossless(tensor.name))
+        for block in cut_tensor(tensor, lossless=not options.sized or options.is_lossless(tensor.name))
     )
     tasks = tuple(pack_tasks(blocks, shared_columns(calibration)))
     fixed = fixed_nbytes(checkpoint, codec, tasks, None if options.max_bytes is None else base)

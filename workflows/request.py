@@ -55,11 +55,12 @@ class Request:
     scratch: str | None = None
 
     def __post_init__(self) -> None:
-        if self.options.lossless:
+        if not self.options.sized:
+            this = "lossless" if self.options.lossless else "max-relative-error"
             for name in ("calibration", "quality_data", "recover"):
                 if getattr(self, name) is not None:
                     option = f"--{name.replace('_', '-')}"
-                    raise UsageError(f"{option}: found it with --lossless; wanted it without: nothing is lost")
+                    raise UsageError(f"{option}: found it with --{this}; wanted it without: no rate is chosen")
         target = self.options.quality or self.options.gate
         if target is None and self.quality_data is not None:
             raise UsageError("--quality-data: found it without --quality and --gate; wanted one of them, too")

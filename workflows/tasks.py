@@ -47,6 +47,7 @@ def run_task(
             assert destination is not None
             value = code_task(task, *arguments, destination=destination, **shared)
         elif kind == "measure":
+            shared.pop("options")
             value = measure_task(task, *arguments, **shared)
         else:
             code_blocks(task, *arguments, **shared)
@@ -136,7 +137,7 @@ class Tasks:
         plan = self.plan
         shared = {
             **{"checkpoint": plan.checkpoint, "codec": plan.codec.to_bytes(), "calibration": plan.calibration},
-            **{"base": plan.base, "destination": self.destination},
+            **{"base": plan.base, "options": plan.options, "destination": self.destination},
         }
         outcomes = run_bounded(run_task, jobs, shared=shared, workers=self.workers, capacity=self.capacity)
         with closing(cast("Generator[Outcome[Any]]", outcomes)):  # after a failure nobody goes on writing

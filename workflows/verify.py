@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nwc_core.artifact.index import BlockRow
-from nwc_core.artifact.manifest import CarriedFile, DerivedFile
+from nwc_core.artifact.manifest import CarriedFile, DerivedFile, JobValue
 from nwc_core.artifact.objects import ObjectRef, check_object
 from nwc_core.artifact.payload import check_payload
 from nwc_core.artifact.reader import Artifact
 from nwc_core.encoded import LOSSY_CODERS
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
+from nwc_core.near_lossless import mean_squared_difference, within
 from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def verify(
 
     def compare(row: BlockRow, decoded: torch.Tensor) -> None:
         if source is not None:
-            _compare(row, decoded, source, tensors.get(row.tensor))
+            _compare(row, decoded, source, tensors.get(row.tensor), manifest.job.get("max_relative_error"))
 
     with ThreadPoolExecutor(threads) as pool:
         for ref, found in zip(manifest.payloads, pool.map(check, manifest.payloads), strict=True):
@@ -114,7 +115,9 @@ def _check_block(
     return None
 
 
-def _compare(row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None) -> None:
+def _compare(
+    row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None, bound: JobValue
+) -> None:
     """A decoded block and the source's tensor of its name. Raises FormatError where they differ."""
     where = _where(row)
     if tensor is None or tensor.shape != row.shape or tensor.dtype.name != row.dtype:
@@ -124,7 +127,13 @@ def _compare(row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: S
     if hashlib.sha256(original).digest() != row.source_sha256:
         raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
     wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
-    if row.coder in LOSSY_CODERS or row.mse > 0:
+    if isinstance(bound, float) and row.mse > 0:
+        if not within(decoded, wanted, bound):
+            raise FormatError(where, f"a weight that is off by more than {bound:g} of itself", "none, as was promised")
+        wanted_mse = mean_squared_difference(decoded, wanted)
+        if not math.isclose(wanted_mse, row.mse, rel_tol=_MSE_TOLERANCE):
+            raise FormatError(where, f"mean squared error {wanted_mse:.6g}", f"{row.mse:.6g}, as recorded")
+    elif row.coder in LOSSY_CODERS or row.mse > 0:
         # As the encoder counts: in float32, also for float64.
         mse = float((decoded.float() - wanted.float()).double().square().mean())
         if not math.isclose(mse, row.mse, rel_tol=_MSE_TOLERANCE):

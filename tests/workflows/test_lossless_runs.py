@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from checkpoints import contents, lossless_tensors, lossy_tensors, make_model, normal, save
 from safetensors.torch import load_file
 
 import nwc_core
 from nwc_core.encoded import LOSSY_CODERS
+from nwc_core.lossless import tensor_bytes
 
 
 def coders(folder):
@@ -89,3 +91,44 @@ def test_in_a_catalog(nwc, ray_cluster, tmp_path):
     assert coders(tmp_path / "out" / "mixed")["w"] == "nwc"
     original = load_file(tmp_path / "models" / "mixed" / "model.safetensors")
     assert nwc_core.load(tmp_path / "out" / "mixed")["embed"].equal(original["embed"])
+
+
+def test_within_a_named_error(nwc, model, ray_cluster, small_tasks, tmp_path):
+    """Floats are off by no more than was said, all else is as it was; NaN and infinities, too."""
+    arguments = ("compress", model, tmp_path / "near.nwc", "--max-relative-error", 0.01, "--lossless-tensor", "conv")
+    code, out, err = nwc(*arguments, "--output", "json")
+    assert code == 0, err
+    near = json.loads(out)
+    code, out, err = nwc("compress", model, tmp_path / "exact.nwc", "--lossless", "--output", "json")
+    assert near["weight_bytes"] < 0.8 * json.loads(out)["weight_bytes"]
+    tensors, found = {**lossy_tensors(), **lossless_tensors()}, nwc_core.load(tmp_path / "near.nwc")
+    for name, tensor in tensors.items():
+        if tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            off = (found[name].double() - tensor.double()).abs()
+            finite = tensor.isfinite()
+            assert (off[finite] <= 0.01 * tensor.double().abs()[finite]).all()
+            assert found[name][~finite].view(-1).equal(tensor[~finite].view(-1)) or tensor[~finite].isnan().any()
+        else:
+            assert tensor_bytes(found[name]).tobytes() == tensor_bytes(tensor).tobytes()
+    assert found["conv"].equal(tensors["conv"])
+    assert not found["encoder.0.weight"].equal(tensors["encoder.0.weight"])
+    code, out, err = nwc("verify", tmp_path / "near.nwc", "--source", model)
+    assert code == 0, err
+    assert "no float of the others is off by more than 0.01 of itself" in out
+    code, out, _ = nwc("plan", model, "--max-relative-error", 0.01)
+    assert code == 0
+    assert "at most" in out
+
+
+@pytest.mark.parametrize("others", [("--bits", 4), ("--lossless",), ("--quality", "kl=1")])
+def test_an_error_and_a_rate_are_refused(nwc, model, tmp_path, others):
+    code, _, err = nwc("compress", model, tmp_path / "out", "--max-relative-error", 0.01, *others)
+    assert code == 2
+    assert "max_relative_error" in err
+
+
+@pytest.mark.parametrize("bound", [0, 0.5, -1, "nan"])
+def test_errors_that_make_no_sense(nwc, model, tmp_path, bound):
+    code, _, err = nwc("compress", model, tmp_path / "out", "--max-relative-error", bound)
+    assert code == 2
+    assert "wanted above 0 and below 0.5" in err

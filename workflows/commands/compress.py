@@ -50,6 +50,7 @@ def compress(
     codec: str,
     lossless: bool,
     lossless_tensors: tuple[str, ...],
+    max_relative_error: float | None,
     scratch: str | None,
     address: str | None,
     workers: int | None,
@@ -64,7 +65,10 @@ def compress(
     from nwc_workflows.request import Request, prepare
 
     options = chosen_options(
-        bits, max_bytes, quality, preset, gate, lossless=lossless, lossless_tensors=lossless_tensors
+        *(bits, max_bytes, quality, preset, gate),
+        lossless=lossless,
+        lossless_tensors=lossless_tensors,
+        max_relative_error=max_relative_error,
     )
     named = {name: more.pop(name) for name in ("quality_data", "recover", "recover_data", "recover_steps")}
     request = Request(source, options, calibration, base, **named, measuring=more, scratch=scratch)

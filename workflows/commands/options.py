@@ -121,6 +121,13 @@ compress_options = _all_of(
         metavar="GLOB",
         help="Tensors of such names are stored bit for bit, the others take what is left of the size; repeatable.",
     ),
+    click.option(
+        "--max-relative-error",
+        type=float,
+        default=None,
+        metavar="R",
+        help="Instead of a size: no weight is off by more than R of its own magnitude, e.g. 0.01.",
+    ),
 )
 
 quality_options = _all_of(
@@ -186,6 +193,7 @@ def chosen_options(
     *,
     lossless: bool = False,
     lossless_tensors: tuple[str, ...] = (),
+    max_relative_error: float | None = None,
 ) -> CompressOptions:
     """What the options of a command ask for. Raises UsageError if that makes no sense."""
     from nwc_core.errors import UsageError
@@ -202,7 +210,8 @@ def chosen_options(
         raise UsageError("lossless and preset: found both; wanted one of them")
     sizes = {"bits": bits, "max_bytes": max_bytes}
     return CompressOptions(
-        **dict[str, Any](**sizes, **found), preset=preset, lossless=lossless, lossless_tensors=lossless_tensors
+        **dict[str, Any](**sizes, **found, max_relative_error=max_relative_error),
+        **dict[str, Any](preset=preset, lossless=lossless, lossless_tensors=lossless_tensors),
     )
 
 

@@ -42,6 +42,7 @@ def plan(
     codec: str,
     lossless: bool,
     lossless_tensors: tuple[str, ...],
+    max_relative_error: float | None,
     address: str | None,
     workers: int | None,
 ) -> None:
@@ -56,7 +57,12 @@ def plan(
     from nwc_workflows.compress import measure
     from nwc_workflows.plan import make_plan
 
-    options = chosen_options(bits, max_bytes, quality, preset, lossless=lossless, lossless_tensors=lossless_tensors)
+    options = chosen_options(
+        *(bits, max_bytes, quality, preset),
+        lossless=lossless,
+        lossless_tensors=lossless_tensors,
+        max_relative_error=max_relative_error,
+    )
     target = options.quality
     made = make_plan(source, Codec.load(codec), options, open_calibration(calibration), base=open_base(base))
     if target is not None:
@@ -119,7 +125,11 @@ def describe(plan: Plan, allocation: Allocation | None = None) -> dict[str, Any]
         entry["blocks"] += 1
         if block.lossy and allocation is not None:
             entry["bits"] = entry.get("bits", 0.0) + next(rates) * block.numel / block.tensor.numel
-    sized = {} if plan.options.max_bytes is None else {"max_bytes": plan.options.max_bytes}
+    sized = {
+        name: value
+        for name in ("max_bytes", "max_relative_error")
+        if (value := getattr(plan.options, name)) is not None
+    }
     predicted = {} if allocation is None else {"predicted_loss": allocation.loss}
     without = {} if plan.calibration is None else {"without_statistics": list(plan.unreached)}
     from nwc_workflows.overhead import are_measured
@@ -160,7 +170,8 @@ def summary_text(data: dict[str, Any]) -> str:
     times = data["source_bytes"] / max(1, data["predicted_bytes"])
     coded = f"{lossy} coded by nwc at {data['bits_of_lossy_tensors']:.3f} bits per weight, " if lossy else ""
     # What is stored without loss is coded in a plan where it is little; else it counts as what it is.
-    about = "at most" if data["lossless"] and not data["lossless_measured"] else "about"
+    counted = data["lossless_measured"] and not data.get("max_relative_error")
+    about = "at most" if not lossy and not counted else "about"
     lines = [
         f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {coded}{len(data['tensors']) - lossy} losslessly",
         f"{bytes_text(data['source_bytes'])} of weights become {about} {bytes_text(data['predicted_bytes'])} "

@@ -37,7 +37,8 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
             problems = run(
                 opened, checkpoint, threads=min(available_cores(), _MAX_THREADS), on_progress=progress.advance
             )
-        tuned = list(dict.fromkeys(row.tensor for row in opened.index if row.tuned))
+        near = manifest.job.get("max_relative_error")
+        tuned = [] if near else list(dict.fromkeys(row.tensor for row in opened.index if row.tuned))
         inexact = {row.tensor for row in opened.index if row.coder in LOSSY_CODERS or row.mse > 0}
         exact = manifest.counts.tensors - len(inexact)
         data = {
@@ -62,6 +63,8 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
     compared = " and agree with the source" if source else ""
     exactly = "all" if exact == data["tensors"] else str(exact)
     compared += f"; {exactly} {'equal it' if source else 'are stored'} bit for bit"
+    if near:
+        compared += f", no float of the others is off by more than {near:g} of itself"
     output.result(
         data,
         f"{data['artifact']}: {len(problems)} problems"
