@@ -36,6 +36,7 @@ from nwc_core.nwc_coder import NwcCoder
 from nwc_core.prior import Prior
 from nwc_core.quantise import Unsuitable
 from nwc_core.rate_curve import RateCurve, curve_of
+from nwc_core.room import check_room
 from nwc_core.wire import ByteReader, ByteWriter
 
 if TYPE_CHECKING:
@@ -307,20 +308,25 @@ class Codec:
             encoded: what to decode.
             threads: to decode on; the result does not depend on it.
             where: names the tensor in errors.
-            out: contiguous, on the CPU, of as many elements and the same dtype: the result lies there where that saves a
-                copy, which is up to the way that it was coded.
+            out: where the result is wanted: contiguous, on the CPU, of the same dtype, of the same shape or flat. Matrices
+                that lie as they are coded, float32 and bfloat16, are decoded right there. After an error it holds anything.
 
         Raises:
             FormatError: the bytes are damaged, or were coded with another codec; `where` names the tensor.
+            UsageError: `out` does not fit.
         """
         import torch
+
+        if out is not None:
+            check_room(out, encoded.dtype, encoded.shape, where)
 
         if encoded.coder in WITH_BASE:
             raise FormatError(
                 where, f"a tensor coded by {encoded.coder}", "one without a base; an artifact brings its own"
             )
         if encoded.coder != "nwc":
-            return decode_lossless(encoded, where, threads)
+            lossless = decode_lossless(encoded, where, threads)
+            return lossless if out is None else out.view(encoded.shape).copy_(lossless)
         reader = ByteReader(encoded.body, where)
         layout = Layout.read(reader, len(encoded.shape))
         count, m, n = layout.matrix_shape(encoded.shape)
@@ -344,15 +350,18 @@ class Codec:
         reader.end()
         bits = encoded.dtype.torch is torch.bfloat16  # which numpy lacks: rounded to while decoding, as bits
         kind = np.uint16 if bits else np.float32
-        fits = out is not None and layout.is_plain and (bits or encoded.dtype.torch is torch.float32)
-        if out is not None and fits:
+        in_place = out is not None and layout.is_plain and (bits or encoded.dtype.torch is torch.float32)
+        if out is not None and in_place:
             decoded = out.view(-1).view(torch.uint16 if bits else torch.float32).numpy().reshape(count, m, n)
         else:
             decoded = np.empty((count, m, n), kind)
         for index, stream in enumerate(streams):
             stream.weights_into(decoded[index], f"{where}, matrix {index}", threads)
         tensor = torch.from_numpy(layout.from_matrices(decoded, encoded.shape))
-        return tensor.view(torch.bfloat16) if bits else tensor.to(encoded.dtype.torch)
+        tensor = tensor.view(torch.bfloat16) if bits else tensor
+        if out is None:
+            return tensor.to(encoded.dtype.torch)
+        return out.view(encoded.shape) if in_place else out.view(encoded.shape).copy_(tensor)
 
 
 def _dtype(weight: torch.Tensor) -> DType:

@@ -76,7 +76,11 @@ class ByteReader:
         return piece
 
     def u8(self) -> int:
-        return self.raw(1)[0]
+        at = self._at
+        if at >= len(self._data):
+            self.raw(1)  # raises
+        self._at = at + 1
+        return self._data[at]  # without a slice: small tensors are made of such fields
 
     def f32(self) -> float:
         value: float = struct.unpack("<f", self.raw(4))[0]

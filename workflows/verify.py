@@ -21,6 +21,7 @@ from nwc_core.encoded import LOSSY_CODERS
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.near_lossless import mean_squared_difference, within
+from nwc_core.openmp import work_alone
 from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def verify(
         if source is not None:
             _compare(row, decoded, source, tensors.get(row.tensor), manifest.job.get("max_relative_error"))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=work_alone) as pool:
         for ref, found in zip(manifest.payloads, pool.map(check, manifest.payloads), strict=True):
             problems += found
             on_progress(ref.size)

@@ -62,7 +62,8 @@ class Bucket:
         """This process's client. Keys, profile or role that the environment asks for are looked up when it is built."""
         # In the cache's key: a changed environment (a notebook whose user just logged in) gives another client, and so
         # does a forked process, which must not share the sockets of its parent.
-        surroundings = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "NWC_"))))
+        named = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "NWC_")) or k.lower().endswith("_proxy")}
+        surroundings = tuple(sorted(named.items()))
         key = (os.getpid(), self.options, surroundings)
         with _lock:
             if key not in _clients:

@@ -7,8 +7,6 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, SupportsIndex
 
-from nwc_core.dtypes import DTYPES
-
 if TYPE_CHECKING:
     from types import EllipsisType
 
@@ -23,7 +21,7 @@ class TensorSlice:
     Args:
         shape: of the tensor.
         dtype: safetensors' name of the element type.
-        read: read(start, stop) gives elements [start, stop) of the flattened tensor.
+        read: read(start, stop) gives elements [start, stop) of the flattened tensor; none where the two are equal.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str, read: Callable[[int, int], torch.Tensor]) -> None:
@@ -64,12 +62,7 @@ class TensorSlice:
 
     def _rows(self, low: int, high: int, row: int) -> torch.Tensor:
         """Rows [low, high), each of `row` elements."""
-        import torch
-
-        shape = (high - low, *self._shape[1:])
-        if low == high or row == 0:
-            return torch.empty(shape, dtype=DTYPES[self._dtype].torch)
-        return self._read(low * row, high * row).reshape(shape)
+        return self._read(low * row, high * row).reshape(high - low, *self._shape[1:])
 
 
 def _expand(items: tuple[Item, ...], rank: int) -> list[slice | int]:

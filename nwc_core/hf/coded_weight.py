@@ -55,8 +55,8 @@ class CodedWeight:
 
         whole = torch.empty(self.shape, dtype=DTYPES[self.dtype].torch)
         flat, at = whole.view(-1), 0
-        for block in self.blocks:  # one after the other: besides the whole, memory holds one block
-            flat[at : at + block.numel] = self._decode(block).reshape(-1)
+        for block in self.blocks:
+            self._decode(block, flat[at : at + block.numel])
             at += block.numel
         return whole
 
@@ -88,8 +88,8 @@ class CodedWeight:
         """Whether it is a matrix each of whose rows lies in one block."""
         return len(self.shape) == 2 and all(block.numel % self.shape[1] == 0 for block in self.blocks)
 
-    def _decode(self, block: EncodedTensor) -> torch.Tensor:
+    def _decode(self, block: EncodedTensor, out: torch.Tensor | None = None) -> torch.Tensor:
         import torch
 
         threads = max(1, min(torch.get_num_threads(), block.numel // _MIN_WEIGHTS_PER_THREAD))
-        return self.codec.decode(block, threads, f"tensor {self.name!r}")
+        return self.codec.decode(block, threads, f"tensor {self.name!r}", out)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nwc_core.artifact.assembly import Assembly
 from nwc_core.artifact.fetch import available_cores
 from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.objects import check_object
@@ -119,20 +120,12 @@ class LazyTensor:
         return self._coded() if self._compressed else self._decoded()
 
     def _decoded(self) -> torch.Tensor:
-        import torch
-
         threads = max(1, available_cores() // _TRANSFORMERS_THREADS)
-        first = self._rows[0]
-        if len(self._rows) == 1:
-            return self._artifact.decode_bytes(first, self._bytes.take(first), threads).reshape(first.shape)
-        whole = None
-        for row in self._rows:  # besides the tensor itself, memory holds one block
-            block = self._artifact.decode_bytes(row, self._bytes.take(row), threads)
-            if whole is None:  # not before a first block: a damaged one must not cost the memory of a whole tensor
-                whole = torch.empty(first.shape, dtype=block.dtype)
-            whole.view(-1)[row.start : row.stop] = block.reshape(-1)
-        assert whole is not None
-        return whole
+        whole = Assembly(self._rows)
+        for row in self._rows:  # besides the tensor itself, memory holds the bytes of a request
+            data = self._bytes.take(row)
+            whole.place(row, self._artifact.decode_bytes(row, data, threads, whole.room(row)))
+        return whole.result().reshape(self._rows[0].shape)
 
     def _coded(self) -> torch.Tensor:
         from nwc_core.hf.compressed import CompressedTensor

@@ -1,5 +1,7 @@
 """What reading costs: requests and bytes as the server's side of the wire counts them."""
 
+import json
+
 import pytest
 import torch
 from synthetic import normal, safetensors
@@ -7,6 +9,7 @@ from synthetic import normal, safetensors
 import nwc_core as nwc_package
 from nwc_core.artifact import codec_cache
 from nwc_core.store import open_store
+from nwc_workflows.bench import reading
 from nwc_workflows.blocks import cut_tensor
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
@@ -105,3 +108,35 @@ def test_a_slice(opened, proxy, report, decoded, first):
     assert 1 <= len(decoded) <= 2
     assert requests <= 2
     assert nbytes <= 1.05 * sum(row.length for row in decoded)
+
+
+def test_one_after_the_other(opened, proxy, report, decoded):
+    payload = sum(row.length for row in opened.index)
+    proxy.clear()
+    names = [name for name, _ in opened.iter_tensors(max_nbytes=8 << 20)]
+    requests, nbytes = cost(proxy)
+    report(*TABLE, ("all, one after the other, 8 MB ahead", requests, nbytes, payload, len(decoded)))
+    assert names == opened.keys()
+    assert payload <= nbytes <= 1.05 * payload
+    proxy.clear()
+    tensors = opened.iter_tensors(max_nbytes=8 << 20)
+    assert next(tensors)[0] == names[0]
+    tensors.close()
+    assert 0 < cost(proxy)[1] < payload / 2
+
+
+def test_over_a_line_of_limited_bandwidth(artifact, nwc, proxy, report, monkeypatch):
+    monkeypatch.setattr(reading, "ROUNDS", 2)
+    megabits = 250
+    code, out, err = nwc(
+        "bench", "reading", "s3://reading/source", artifact, "--megabits", megabits, "--output", "json"
+    )
+    assert code == 0, err
+    original, coded = json.loads(out)["ways"]
+    assert original["tensors"] == coded["tensors"] == N_TENSORS
+    assert coded["nbytes"] < 0.4 * original["nbytes"]
+    for way in (original, coded):  # no byte came sooner than the line lets it
+        assert min(way["seconds"]) >= way["nbytes"] / (megabits * 1e6 / 8) - 0.1
+    share = min(coded["seconds"]) / min(original["seconds"])
+    columns = ("share of the original's bytes", "of its time")
+    report(f"loading at {megabits} Mbit/s", columns, (f"{coded['nbytes'] / original['nbytes']:.3f}", f"{share:.3f}"))

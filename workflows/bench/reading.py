@@ -1,7 +1,7 @@
 """Loading a model from where it is stored: the original, straight into memory, beside the artifact, decoded.
 
-Both in turns, as tensors of this process; medians over the rounds. A store may be held to a bandwidth, all its requests
-together, as by a network card: bytes then arrive no sooner than that lets them.
+Both in turns, as tensors of this process; medians over the rounds. The way to the store may be held to a bandwidth, see
+`nwc_workflows.bench.throttle`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import nwc_core
-from nwc_core.artifact.manifest import MANIFEST_KEY
+from nwc_core.artifact.fetch import MAX_READERS
 from nwc_core.errors import UsageError
 from nwc_core.store import Store, open_store
-from nwc_workflows.sources import open_checkpoint, to_tensor
+from nwc_workflows.bench.throttle import throttled
+from nwc_workflows.sources import SourceTensor, open_checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 ROUNDS = 5
-_READERS = 16
 _RANGE_NBYTES = 8 << 20  # of the original, in one request
 
 
@@ -45,37 +50,25 @@ class Reading:
         return statistics.median(self.seconds)
 
 
-class PacedStore:
-    """A store whose reads share a bandwidth, and which counts them.
+class CountingStore:
+    """A store that counts the bytes that are read from it."""
 
-    Args:
-        store: that is read.
-        bandwidth: bytes per second; None for no bound.
-    """
-
-    def __init__(self, store: Store, bandwidth: float | None) -> None:
-        self._store, self._bandwidth = store, bandwidth
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
         self.uri, self.nbytes = store.uri, 0
-        self._free = 0.0  # when the line will be
-        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
     def get(self, key: str) -> bytes:
-        return self._arrived(self._store.get(key))
+        return self._counted(self._store.get(key))
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
-        return self._arrived(self._store.get_range(key, start, stop))
+        return self._counted(self._store.get_range(key, start, stop))
 
-    def _arrived(self, data: bytes) -> bytes:
+    def _counted(self, data: bytes) -> bytes:
         with self._lock:
             self.nbytes += len(data)
-            if self._bandwidth is None:
-                return data
-            self._free = max(self._free, time.monotonic()) + len(data) / self._bandwidth
-            wait = self._free - time.monotonic()
-        time.sleep(max(0.0, wait))
         return data
 
 
@@ -87,60 +80,75 @@ def bench_reading(
     Args:
         original: of a checkpoint; a path or URI.
         artifact: that was made from it.
-        bandwidth: bytes per second; None for what the store gives.
+        bandwidth: bytes per second of the way to a store that is reached by HTTP; None for what it gives.
         threads: to decode on; None for all cores.
         advance: told of each round of each.
 
     Raises:
         NwcError: one of them cannot be read.
-        UsageError: they do not hold the same tensors.
+        UsageError: they do not hold the same tensors, or a bandwidth for what is on this machine.
     """
     stores = open_store(original, "source"), open_store(artifact)
-    ways: dict[str, tuple[Store, Callable[[PacedStore], int]]] = {
-        "original": (stores[0], _load_original),
-        "artifact": (stores[1], lambda store: len(nwc_core.load(store, threads=threads))),  # type: ignore[arg-type]
-    }
-    with nwc_core.open(stores[1]) as opened:  # warm: kernels, connections, codec
-        names = set(opened.keys())
-        opened.get_tensors(names, threads=threads)
-    checkpoint = open_checkpoint(stores[0])
-    if {tensor.name for tensor in checkpoint.tensors} != names:
-        found = f"{original} with {len(checkpoint.tensors)} tensors and {artifact}/{MANIFEST_KEY} with {len(names)}"
-        raise UsageError(f"found {found}; wanted a checkpoint and the artifact that was made from it")
-    seconds: dict[str, list[float]] = {what: [] for what in ways}
-    nbytes, tensors = {}, {}
-    for _ in range(ROUNDS):
-        for what, (store, load) in ways.items():
-            paced = PacedStore(store, bandwidth)
-            started = time.perf_counter()
-            tensors[what] = load(paced)
-            seconds[what].append(time.perf_counter() - started)
-            nbytes[what] = paced.nbytes
-            advance(1)
-    return [Reading(what, nbytes[what], tensors[what], tuple(seconds[what])) for what in ways]
+    for store in stores:
+        if bandwidth is not None and store.uri.startswith("file://"):
+            raise UsageError(f"bandwidth: found {store.uri}; wanted what is reached by HTTP, such as s3://bucket/model")
+    with nullcontext() if bandwidth is None else throttled(bandwidth):
+        with nwc_core.open(stores[1]) as opened:  # warm: kernels, connections, codec
+            names = set(opened.get_tensors(opened, threads=threads))
+        checkpoint = open_checkpoint(stores[0])
+        if {tensor.name for tensor in checkpoint.tensors} != names:
+            found = f"{original} with {len(checkpoint.tensors)} tensors and {artifact} with {len(names)}"
+            raise UsageError(f"found {found}; wanted a checkpoint and the artifact that was made from it")
+        ways: dict[str, tuple[Store, Callable[[Store], int]]] = {
+            "original": (stores[0], _load_original),
+            "artifact": (stores[1], lambda store: len(nwc_core.load(store, threads=threads))),
+        }
+        rounds: dict[str, list[Reading]] = {what: [] for what in ways}
+        for _ in range(ROUNDS):
+            for what, (store, load) in ways.items():
+                rounds[what].append(_timed(what, store, load))
+                advance(1)
+    return [_together(each) for each in rounds.values()]
 
 
-def _load_original(store: PacedStore) -> int:
-    """All tensors of a checkpoint, by ranges of its files at once; how many there were."""
-    checkpoint = open_checkpoint(store)  # type: ignore[arg-type]
-    with ThreadPoolExecutor(_READERS) as pool:
-        files = {}
-        for file in checkpoint.weight_files:
-            starts = range(0, file.size, _RANGE_NBYTES)
-            pieces = [
-                pool.submit(store.get_range, file.path, start, min(start + _RANGE_NBYTES, file.size))
-                for start in starts
-            ]
-            data = bytearray(file.size)
-            for start, piece in zip(starts, pieces, strict=True):
-                found = piece.result()
-                data[start : start + len(found)] = found
-            files[file.path] = memoryview(data)
-    loaded = [
-        to_tensor(files[t.file][t.start : t.start + t.numel * t.dtype.itemsize], t.dtype, t.shape)  # type: ignore[arg-type]
-        for t in checkpoint.tensors
-    ]
+def _timed(what: str, store: Store, load: Callable[[Store], int]) -> Reading:
+    counting = CountingStore(store)
+    started = time.perf_counter()
+    tensors = load(counting)  # type: ignore[arg-type]  # what it does not have it hands on
+    return Reading(what, counting.nbytes, tensors, (time.perf_counter() - started,))
+
+
+def _together(rounds: Sequence[Reading]) -> Reading:
+    first = rounds[0]
+    return Reading(first.what, first.nbytes, first.tensors, tuple(each.median for each in rounds))
+
+
+def _load_original(store: Store) -> int:
+    """All tensors of a checkpoint, its files by ranges at once; how many there were."""
+    checkpoint = open_checkpoint(store)
+    files = {file.path: bytearray(file.size) for file in checkpoint.weight_files}
+
+    def read(path: str, start: int) -> None:
+        data = store.get_range(path, start, min(start + _RANGE_NBYTES, len(files[path])))
+        files[path][start : start + len(data)] = data
+
+    with ThreadPoolExecutor(MAX_READERS) as pool:
+        places = [(path, start) for path, data in files.items() for start in range(0, len(data), _RANGE_NBYTES)]
+        list(pool.map(lambda place: read(*place), places))
+    loaded = {tensor.name: _view(files[tensor.file], tensor) for tensor in checkpoint.tensors}
     return len(loaded)
+
+
+def _view(file: bytearray, tensor: SourceTensor) -> torch.Tensor:
+    """A tensor in the memory of its file."""
+    import torch
+
+    if not tensor.numel:
+        return torch.empty(tensor.shape, dtype=tensor.dtype.torch)
+    flat = torch.frombuffer(file, dtype=torch.uint8, offset=tensor.start, count=tensor.numel * tensor.dtype.itemsize)
+    if tensor.start % tensor.dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(tensor.dtype.torch).reshape(tensor.shape)
 
 
 def reading_table(found: list[Reading]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

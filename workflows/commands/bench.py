@@ -14,6 +14,7 @@ from nwc_workflows.commands.bench_lossless import lossless
 from nwc_workflows.commands.bench_models import models
 from nwc_workflows.commands.bench_options import PRESETS, new_folder
 from nwc_workflows.commands.bench_reading import reading
+from nwc_workflows.commands.bench_small_tensors import small_tensors
 from nwc_workflows.commands.bench_workers import workers
 from nwc_workflows.console import Output, json_text, with_output
 
@@ -40,6 +41,7 @@ bench.add_command(loading)
 bench.add_command(lossless)
 bench.add_command(models)
 bench.add_command(reading)
+bench.add_command(small_tensors)
 bench.add_command(workers)
 
 

@@ -13,14 +13,17 @@ from nwc_workflows.console import Output, with_output
 @click.argument("original")
 @click.argument("artifact")
 @click.option(
-    "--megabits", type=click.FloatRange(min=0, min_open=True), help="Bandwidth a second; the store's own if not said."
+    "--megabits",
+    type=click.FloatRange(min=0, min_open=True),
+    help="A second, of a line to the store, such as 1000. [what there is]",
 )
 @click.option("--threads", type=click.IntRange(1), help="To decode on. [all cores]")
 @with_output
 def reading(output: Output, original: str, artifact: str, megabits: float | None, threads: int | None) -> None:
     """How long loading takes: the checkpoint ORIGINAL beside the ARTIFACT that was made from it, all tensors, into memory.
 
-    In turns, medians of five rounds; both may be URIs. With --megabits reads wait as if they had come over such a line.
+    In turns, medians of five rounds; both may be URIs. With --megabits what comes by HTTP (s3://, hf://) passes a proxy that
+    lets no more through.
     """
     from nwc_workflows.bench.environment import environment
     from nwc_workflows.bench.reading import ROUNDS, bench_reading, reading_table
