@@ -74,6 +74,20 @@ class BaseArtifact:
                 return None if exact and row.mse > 0 else same
         return None
 
+    def alike(self, one: Block, other: Block) -> bool:
+        """Whether two blocks, each the same range of its tensor, stand at places where the base has the same bytes, or nothing:
+        what is added to one may be added to the other then."""
+        return self._places(one) == self._places(other)
+
+    def _places(self, block: Block) -> list[tuple[object, ...]]:
+        index, name = self.artifact.index, block.tensor.name
+        rows = index.blocks(name) if name in index else ()
+        return [
+            (row.shape, row.start, row.stop, row.object, row.offset)
+            for row in rows
+            if row.start < block.stop and row.stop > block.start
+        ]
+
 
 def encode_lossy(
     codec: Codec, tensor: torch.Tensor, rate: float, base: torch.Tensor | None, **how: Any

@@ -66,7 +66,7 @@ class Task:
 
     Attributes:
         key: names the task: its first block, and how many follow.
-        blocks: in stored order.
+        blocks: in stored order, but that those which may be copies of a block follow it.
     """
 
     key: str
@@ -122,26 +122,34 @@ def _cut(shape: tuple[int, ...], limit: int) -> Iterator[tuple[int, tuple[int, .
         yield first * inner, (min(rows, shape[0] - first), *shape[1:])
 
 
-def pack_tasks(blocks: Iterable[Block], columns: Mapping[str, int] | None = None) -> list[Task]:
+def pack_tasks(
+    blocks: Iterable[Block], columns: Mapping[str, int] | None = None, alike: Mapping[str, str] | None = None
+) -> list[Task]:
     """Group blocks, in order, into tasks of like size.
 
     Args:
         columns: of the H that all blocks of a tensor share, for tensors with one; by name.
+        alike: name of a tensor to that of one that it may be a copy of: their blocks stay together.
     """
-    blocks, columns = list(blocks), columns or {}
-    total = sum(block.numel for block in blocks)
+    columns, alike = columns or {}, alike or {}
+    units: dict[tuple[str, int], list[Block]] = {}
+    for block in blocks:
+        units.setdefault((alike.get(block.tensor.name, block.tensor.name), block.number), []).append(block)
+    total = sum(block.numel for unit in units.values() for block in unit)
     wanted = min(max(total // TASKS_WANTED, MIN_TASK_WEIGHTS), MAX_TASK_WEIGHTS)
     tasks: list[Task] = []
     group: list[Block] = []
-    size = 0
-    for block in blocks:
-        shares = bool(group) and group[-1].tensor.name == block.tensor.name
-        shares = shares and columns.get(block.tensor.name, 0) >= WIDE_COLUMNS
-        if group and size + block.numel > (MAX_SHARED_WEIGHTS if shares else wanted):
+    size, before = 0, ""
+    for (name, _), unit in units.items():
+        unit.sort(key=lambda block: block.tensor.name in alike)  # behind the one whose copies they may be
+        numel = sum(block.numel for block in unit)
+        shares = bool(group) and before == name and columns.get(name, 0) >= WIDE_COLUMNS
+        if group and size + numel > (MAX_SHARED_WEIGHTS if shares else wanted):
             tasks.append(_task(group))
             group, size = [], 0
-        group.append(block)
-        size += block.numel
+        group += unit
+        size += numel
+        before = name
     if group:
         tasks.append(_task(group))
     return tasks

@@ -27,6 +27,7 @@ from nwc_workflows.block_statistics import read_statistics
 from nwc_workflows.blocks import Block, Task
 from nwc_workflows.sources import Checkpoint, read_bytes, to_tensor
 from nwc_workflows.timeline import stage
+from nwc_workflows.twins import Copies
 
 if TYPE_CHECKING:
     from nwc_workflows.calibration.reading import Calibration
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CodedTask:
-    """What a worker returns: the payload that it stored and a row for each of its blocks, in order."""
+    """What a worker returns: the payload that it stored and a row for each of its blocks, in order; copies have one range."""
 
     payload: ObjectRef
     rows: tuple[BlockRow, ...]
@@ -69,33 +70,52 @@ def code_task(
     coded = code_blocks(
         task, rates, preset, checkpoint=checkpoint, codec=codec, calibration=calibration, base=base, options=options
     )
-    streams = [encoded.to_bytes() for _, encoded, _ in coded]
-    names = [block_name(block.tensor.name, block.number) for block, _, _ in coded]
-    payload = build_payload(list(zip(names, streams, strict=True)))
+    streams: list[tuple[str, bytes]] = []
+    places: list[int] = []  # of each block, among the streams
+    for one in coded:
+        if one.copy_of is None:
+            streams.append((block_name(one.block.tensor.name, one.block.number), one.encoded.to_bytes()))
+        places.append(len(streams) - 1 if one.copy_of is None else places[one.copy_of])
+    payload = build_payload(streams)
     with stage("write"):
         ref = put_object(destination, "payload", payload.data)
     rows = tuple(
         BlockRow(
-            tensor=block.tensor.name,
-            dtype=block.tensor.dtype.name,
-            shape=block.tensor.shape,
-            file=block.tensor.file,
-            start=block.start,
-            stop=block.stop,
-            coder=encoded.coder,
+            tensor=one.block.tensor.name,
+            dtype=one.block.tensor.dtype.name,
+            shape=one.block.tensor.shape,
+            file=one.block.tensor.file,
+            start=one.block.start,
+            stop=one.block.stop,
+            coder=one.encoded.coder,
             object=ref.object,
-            offset=offset,
-            length=length,
-            sha256=hashlib.sha256(stream).digest(),
-            source_sha256=source_digest,
-            side_nbytes=encoded.side_nbytes,
-            mse=encoded.mse or 0.0,
+            offset=payload.ranges[place][0],
+            length=payload.ranges[place][1],
+            sha256=hashlib.sha256(streams[place][1]).digest(),
+            source_sha256=one.source_sha256,
+            side_nbytes=one.encoded.side_nbytes,
+            mse=one.encoded.mse or 0.0,
         )
-        for (block, encoded, source_digest), stream, (offset, length) in zip(
-            coded, streams, payload.ranges, strict=True
-        )
+        for one, place in zip(coded, places, strict=True)
     )
     return CodedTask(ref, rows)
+
+
+@dataclass(frozen=True)
+class CodedBlock:
+    """A block, coded.
+
+    Attributes:
+        block: which.
+        encoded: what it is coded to.
+        source_sha256: digest of its source bytes.
+        copy_of: position in the task of the block that it is a copy of, if one of them was coded already.
+    """
+
+    block: Block
+    encoded: EncodedTensor
+    source_sha256: bytes
+    copy_of: int | None = None
 
 
 def code_blocks(
@@ -108,17 +128,24 @@ def code_blocks(
     calibration: Calibration | None,
     base: BaseArtifact | None = None,
     options: CompressOptions | None = None,
-) -> list[tuple[Block, EncodedTensor, bytes]]:
-    """Read and code the blocks of a task: each with the SHA-256 of its source bytes. Arguments as for `code_task`."""
+) -> list[CodedBlock]:
+    """Read and code the blocks of a task, in order. Arguments as for `code_task`."""
     parsed = _parse_codec(codec)
     remaining = iter(rates)
-    coded: list[tuple[Block, EncodedTensor, bytes]] = []
+    coded: list[CodedBlock] = []
+    copies = Copies(base)
     for block in task.blocks:
         with _naming(block), stage("read"):
             source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
             statistics = read_statistics(calibration, block) if block.lossy else None
             digest = hashlib.sha256(source).digest()
             rate = next(remaining) if block.lossy else None
+            bound = _bound(options, block)
+            first = copies.find(block, digest, bound) if statistics is None else None
+            if first is not None:
+                coded.append(CodedBlock(block, coded[first].encoded, digest, first))
+                continue
+            copies.add(len(coded), block, digest, bound)
             encoded = None if base is None else base.copy(block, digest, exact=not block.lossy)
             others = None if base is None or encoded is not None else base.elements(block)
         with _naming(block), stage("code"):
@@ -128,8 +155,8 @@ def code_blocks(
                 if rate is not None:
                     encoded = encode_lossy(parsed, tensor, rate, others, preset=preset, **weighing)
                 else:
-                    encoded = encode_within(tensor, _bound(options, block), others)
-            coded.append((block, encoded, digest))
+                    encoded = encode_within(tensor, bound, others)
+            coded.append(CodedBlock(block, encoded, digest))
     return coded
 
 
@@ -159,13 +186,19 @@ def measure_task(
     """
     parsed = _parse_codec(codec)
     found: list[Measured] = []
+    copies = Copies(base)
     for block in task.blocks:
         if not block.lossy:
             continue
         with _naming(block), stage("read"):
             source = read_bytes(checkpoint, block.tensor, block.start, block.stop)
             statistics = read_statistics(calibration, block)
-            copied = None if base is None else base.copy(block, hashlib.sha256(source).digest(), exact=False)
+            digest = hashlib.sha256(source).digest()
+            if statistics is None and copies.find(block, digest) is not None:
+                found.append(Lossless(0, 0))  # nothing of the budget is for it, or goes to it
+                continue
+            copies.add(len(found), block, digest)
+            copied = None if base is None else base.copy(block, digest, exact=False)
             others = None if base is None or copied is not None else base.elements(block)
         with _naming(block), stage("code"):
             if copied is not None:

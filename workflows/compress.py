@@ -274,7 +274,8 @@ class _Coding:
     def _describe(self, coded: Mapping[int, CodedTask]) -> _Made:
         plan = self.plan
         in_order = [coded[index] for index in range(len(plan.tasks))]
-        rows = [row for task in in_order for row in task.rows]
+        place = {tensor.name: number for number, tensor in enumerate(plan.checkpoint.tensors)}
+        rows = sorted((row for task in in_order for row in task.rows), key=lambda row: (place[row.tensor], row.start))
         payloads = [task.payload for task in in_order]
         index = write_index(rows)
         manifest = Manifest(
@@ -305,8 +306,12 @@ class _Coding:
 
 
 def _task_size(task: Task, coded: CodedTask, rates: tuple[float, ...]) -> TaskSize:
-    pairs = zip(task.blocks, coded.rows, strict=True)
-    return TaskSize(rates, tuple(row.numel if row.coder in LOSSY_CODERS else 0 for block, row in pairs if block.lossy))
+    numels, seen = [], set()
+    for block, row in zip(task.blocks, coded.rows, strict=True):
+        if block.lossy:
+            numels.append(row.numel if row.coder in LOSSY_CODERS and row.offset not in seen else 0)
+        seen.add(row.offset)  # which a copy has, too
+    return TaskSize(rates, tuple(numels))
 
 
 def _store(made: _Made, plan: Plan, carried: Carried, destination: Store) -> None:

@@ -17,9 +17,10 @@ class TensorSummary:
         name, dtype, shape: as in the checkpoint.
         coders: how its blocks are coded.
         blocks: how many.
-        nbytes: coded bytes.
-        side_nbytes: those of them that are headers and side information.
+        nbytes: coded bytes, those left out that an earlier tensor has, too.
+        side_nbytes: of the coded bytes those that are headers and side information.
         mse: mean squared error per weight.
+        copy_of: the tensor that has all its bytes; None for others.
         power: mean square of the decoded weights; None where nobody asked, or there is no error to compare with it.
     """
 
@@ -31,6 +32,7 @@ class TensorSummary:
     nbytes: int
     side_nbytes: int
     mse: float
+    copy_of: str | None = None
     power: float | None = None
 
     @property
@@ -87,6 +89,7 @@ def summarise(artifact: Artifact) -> list[TensorSummary]:
     for name in artifact:
         rows = artifact.index.blocks(name)
         numel = math.prod(rows[0].shape)
+        owners = [artifact.index.copy_of(row) for row in rows]
         out.append(
             TensorSummary(
                 name=name,
@@ -94,9 +97,10 @@ def summarise(artifact: Artifact) -> list[TensorSummary]:
                 shape=rows[0].shape,
                 coders=tuple(sorted({row.coder for row in rows})),
                 blocks=len(rows),
-                nbytes=sum(row.length for row in rows),
-                side_nbytes=sum(row.side_nbytes for row in rows),
+                nbytes=artifact.index.nbytes(name),
+                side_nbytes=sum(row.side_nbytes for row, owner in zip(rows, owners, strict=True) if owner is None),
                 mse=sum(row.mse * row.numel for row in rows) / numel if numel else 0.0,
+                copy_of=owners[0] if len({*owners}) == 1 else None,
             )
         )
     return out
@@ -122,7 +126,7 @@ def with_power(
     energy = dict.fromkeys(lossy, 0.0)
     for row, block in zip(rows, artifact.iter_blocks(rows), strict=True):
         energy[row.tensor] += float(block.to(torch.float64).square().sum())
-        on_progress(row.length)
+        on_progress(row.length if artifact.index.copy_of(row) is None else 0)
     return [replace(t, power=energy[t.name] / t.numel) if t.name in lossy else t for t in tensors]
 
 

@@ -49,7 +49,7 @@ def print_list(output: Output, tensors: Sequence[TensorSummary], payload_nbytes:
         ["tensor", "dtype", "shape", "coder", "blocks", "bits/weight", "rms error", "bytes", "share"],
         [
             [
-                *(name_text(t.name), t.dtype, shape_text(t.shape), "+".join(t.coders), t.blocks),
+                *(name_text(t.name), t.dtype, shape_text(t.shape), _coder_text(t), t.blocks),
                 f"{t.bits_per_weight:.3f}" if t.numel else "0",
                 error_text(totals([t])),
                 t.nbytes,
@@ -58,6 +58,10 @@ def print_list(output: Output, tensors: Sequence[TensorSummary], payload_nbytes:
             for t in tensors
         ],
     )
+
+
+def _coder_text(tensor: TensorSummary) -> str:
+    return "+".join(tensor.coders) if tensor.copy_of is None else f"as {name_text(tensor.copy_of)}"
 
 
 def bits_text(of: Totals) -> str:
@@ -77,7 +81,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def _kind(tensor: TensorSummary) -> tuple[object, ...]:
     # Which of the lossless coders is the smaller is chance: it would keep layers apart that are alike.
-    return tensor.dtype, tensor.shape, "nwc" in tensor.coders
+    return tensor.dtype, tensor.shape, "nwc" in tensor.coders, tensor.copy_of is None
 
 
 def _cells(tensors: Sequence[TensorSummary], sums_up: bool, everything: int) -> list[str]:

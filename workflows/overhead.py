@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from nwc_core.artifact.index import BlockRow, write_index
@@ -35,11 +35,23 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _ENTRY_NBYTES = len(f':{{"dtype":"U8","shape":[{_LENGTH}],"data_offsets":[,]}},')
 
 
-def fixed_nbytes(checkpoint: Checkpoint, codec: Codec, tasks: Sequence[Task], base: BaseArtifact | None = None) -> int:
-    """Bytes of an artifact besides its lossy blocks and the carried files; `base` is what its blocks are coded against."""
+def fixed_nbytes(
+    checkpoint: Checkpoint,
+    codec: Codec,
+    tasks: Sequence[Task],
+    base: BaseArtifact | None = None,
+    copies: Collection[str] = (),
+) -> int:
+    """Bytes of an artifact besides its lossy blocks and the carried files.
+
+    Args:
+        checkpoint, codec, tasks: of it.
+        base: what its blocks are coded against.
+        copies: names of tensors that take no bytes of their own.
+    """
     blocks = [block for task in tasks for block in task.blocks]
     return (
-        _lossless_nbytes(checkpoint, blocks, base)
+        _lossless_nbytes(checkpoint, [block for block in blocks if block.tensor.name not in copies], base)
         + _index_nbytes(blocks)
         + len(codec.to_bytes())
         + sum(_payload_header_nbytes(task) for task in tasks)

@@ -26,6 +26,7 @@ from nwc_workflows.carried import Carried
 from nwc_workflows.overhead import fixed_nbytes
 from nwc_workflows.sources import Checkpoint, open_checkpoint
 from nwc_workflows.targets import Target
+from nwc_workflows.twins import find_alike
 
 if TYPE_CHECKING:
     from nwc_workflows.base import BaseArtifact
@@ -48,8 +49,8 @@ class CompressOptions:
     Attributes:
         bits: bits per weight over all bytes that hold weights: payloads, index, codec and manifest. There is no upper
             limit: a tiny checkpoint is mostly codec and index. With `quality`, what the search for it found. DEFAULT_BITS
-            if nothing else says how large the artifact is to be. With a base, the artifact is as good as one of so many bits
-            without, and smaller.
+            if nothing else says how large the artifact is to be. With a base, or tensors that are copies of others, the
+            artifact is as good as one of so many bits without, and smaller.
         max_bytes: most bytes of the whole artifact, carried files included, instead of `bits`.
         preset: how hard the encoder searches.
         quality: the artifact is to be the smallest that meets it, instead of `bits`.
@@ -138,6 +139,7 @@ class Plan:
         measured_on: description of the data for `quality` or `gate`, and of a recovery, as the manifest will hold it.
         reserved_nbytes: set aside for what the artifact may grow by once it is coded, see `nwc_workflows.recovery`.
         base: what blocks are coded against where that takes less; None for nothing.
+        alike: name of a tensor to that of the one that it seems to be a copy of, see `nwc_workflows.twins`.
     """
 
     source_uri: str
@@ -151,15 +153,24 @@ class Plan:
     measured_on: Mapping[str, JobValue] = field(default_factory=dict)
     reserved_nbytes: int = 0
     base: BaseArtifact | None = None
+    alike: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def blocks(self) -> list[Block]:
-        return [block for task in self.tasks for block in task.blocks]
+        """All blocks, in stored order."""
+        place = {tensor.name: number for number, tensor in enumerate(self.checkpoint.tensors)}
+        blocks = [block for task in self.tasks for block in task.blocks]
+        return sorted(blocks, key=lambda block: (place[block.tensor.name], block.number))
 
     @cached_property
     def lossy_weights(self) -> int:
         """Elements of the blocks that are coded lossily."""
         return sum(block.numel for block in self.blocks if block.lossy)
+
+    @cached_property
+    def _own_lossy_weights(self) -> int:
+        """The same without those that seem to be copies."""
+        return sum(block.numel for block in self.blocks if block.lossy and block.tensor.name not in self.alike)
 
     @property
     def weights(self) -> int:
@@ -179,7 +190,7 @@ class Plan:
     @property
     def predicted_nbytes(self) -> int:
         """Predicted size of payloads, index, codec and manifest."""
-        return round(self.lossy_weights * self.bits / 8) + self.fixed_nbytes
+        return round(self._own_lossy_weights * self.bits / 8) + self.fixed_nbytes
 
     @property
     def allocates(self) -> bool:
@@ -266,6 +277,7 @@ class Plan:
         if options.max_bytes is not None:
             carried = self.carried_nbytes + (_DERIVED_NBYTES if self.checkpoint.config is not None else 0)
             nbytes = (1 - _SIZE_MARGIN) * options.max_bytes - carried
+            lossy = self._own_lossy_weights
         elif options.bits is not None and lossy:
             nbytes = options.bits * self.weights / 8
         else:
@@ -320,11 +332,16 @@ def make_plan(
         for tensor in checkpoint.tensors
         for block in cut_tensor(tensor, lossless=not options.sized or options.is_lossless(tensor.name))
     )
-    tasks = tuple(pack_tasks(blocks, shared_columns(calibration)))
-    fixed = fixed_nbytes(checkpoint, codec, tasks, None if options.max_bytes is None else base)
+    alike = find_alike(checkpoint, () if calibration is None else calibration.names)
+    tasks = tuple(pack_tasks(blocks, shared_columns(calibration), alike))
+    # Bits are those that it would take without base and copies; what these save makes the artifact smaller.
+    saved = (None, ()) if options.max_bytes is None and options.sized else (base, alike)
+    fixed = fixed_nbytes(checkpoint, codec, tasks, *saved)
     uri = open_store(source, "source").uri
     plan = Plan(
-        *(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {})), base=base
+        *(uri, checkpoint, codec, options, tasks, DEFAULT_BITS, fixed, calibration, dict(measured_on or {})),
+        base=base,
+        alike=alike,
     )
     return plan.sized()
 

@@ -85,6 +85,17 @@ class Index:
         for row in self._rows:
             blocks.setdefault(row.tensor, []).append(row)
         self._blocks = {name: tuple(of_tensor) for name, of_tensor in blocks.items()}
+        self._copies = self._find_copies()
+
+    def _find_copies(self) -> dict[tuple[str, int], str]:
+        """Of each block whose bytes are an earlier one's, by tensor and first element, the name of that one's tensor."""
+        first: dict[tuple[str, int], str] = {}
+        copies = {}
+        for row in self._rows:
+            name = first.setdefault((row.object, row.offset), row.tensor)
+            if name != row.tensor:
+                copies[row.tensor, row.start] = name
+        return copies
 
     def names(self) -> list[str]:
         """Names of the tensors, in stored order."""
@@ -93,6 +104,15 @@ class Index:
     def blocks(self, name: str) -> tuple[BlockRow, ...]:
         """The blocks of a tensor, in order of their elements. KeyError if there is no such tensor."""
         return self._blocks[name]
+
+    def copy_of(self, row: BlockRow) -> str | None:
+        """The name of the tensor whose block, the same range of it, a block shares its bytes with; None if it is the first that
+        has them."""
+        return self._copies.get((row.tensor, row.start))
+
+    def nbytes(self, name: str) -> int:
+        """Coded bytes of a tensor, those left out that an earlier one has, too."""
+        return sum(row.length for row in self.blocks(name) if self.copy_of(row) is None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._blocks

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nwc_core.artifact.index import BlockRow
     from nwc_core.artifact.manifest import Manifest
 
+MAX_SHARING = 16  # blocks that have the same bytes: an index must not claim any number of weights for a few bytes
 _MAX_ELEMENTS = 1 << 48  # as in a coded tensor; keeps every product of dimensions inside 63 bits
 
 
@@ -107,14 +108,27 @@ def _check_tiling(at: _Row, previous: BlockRow | None, last: bool) -> None:
 
 
 def _check_overlaps(rows: Sequence[BlockRow], where: str) -> None:
+    """Blocks lie apart, but for those that are the same."""
     previous: BlockRow | None = None
+    sharing = 1
     for row in sorted(rows, key=lambda row: (row.object, row.offset)):
         if previous is not None and previous.object == row.object and row.offset < previous.offset + previous.length:
-            end = previous.offset + previous.length
-            raise FormatError(
-                f"{where}: tensor {shown(row.tensor)}, offset", str(row.offset), f"{end} at least, behind another block"
-            )
+            at = f"{where}: tensor {shown(row.tensor)}, offset"
+            sharing += 1
+            if row.tensor == previous.tensor or _content(row) != _content(previous):
+                end = previous.offset + previous.length
+                raise FormatError(at, str(row.offset), f"{end} at least, behind another block, or all as in that block")
+            if sharing > MAX_SHARING:
+                raise FormatError(at, f"{row.offset} for {sharing} blocks", f"at most {MAX_SHARING} that are the same")
+        else:
+            sharing = 1
         previous = row
+
+
+def _content(row: BlockRow) -> tuple[object, ...]:
+    """What blocks that lie at the same place have in common: all but the names of tensor and file."""
+    place = (row.object, row.offset, row.length, row.sha256, row.coder, row.side_nbytes, row.mse)
+    return (*place, row.dtype, row.shape, row.start, row.stop, row.source_sha256)
 
 
 def _check_files(tensors: dict[str, BlockRow], manifest: Manifest, where: str) -> None:

@@ -70,21 +70,24 @@ def check_payload(data: bytes, rows: Iterable[BlockRow], where: str = "payload")
         FormatError: not a safetensors file; a block that only one of them knows; or another place or order.
     """
     header = parse_header(lambda start, stop: data[start:stop], len(data), where)
-    wanted = {row.offset: row for row in rows}
+    wanted: dict[int, list[BlockRow]] = defaultdict(list)
+    for row in rows:
+        wanted[row.offset].append(row)  # several if they are copies
     numbers: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for name, info in header.tensors.items():
         at = f"{where}: tensor {shown(name)}"
-        row = wanted.pop(info.start, None)
-        if row is None:
+        here = wanted.pop(info.start, None)
+        if here is None:
             raise FormatError(at, f"a block at byte {info.start}", "only blocks that the index names")
         match = _NAME.fullmatch(name)
+        row = here[0] if match is None else next((row for row in here if row.tensor == match[1]), here[0])
         if match is None or match[1] != row.tensor:
             raise FormatError(at, "this name", f"{shown(row.tensor)}, #, and a number")
         if info.dtype.name != "U8" or info.shape != (row.length,):
             raise FormatError(at, f"{info.dtype.name} {list(info.shape)}", f"U8 [{row.length}], as the index says")
         numbers[row.tensor].append((row.start, int(match[2])))
     if wanted:
-        row = next(iter(wanted.values()))
+        row = next(iter(wanted.values()))[0]
         raise FormatError(
             f"{where}: block of {shown(row.tensor)}", "none", f"one at byte {row.offset}, as in the index"
         )

@@ -58,7 +58,7 @@ def plan_requests(rows: Iterable[BlockRow]) -> list[Request]:
     A request is at most MAX_REQUEST_NBYTES long, unless it is for one larger block alone.
 
     Args:
-        rows: blocks of one checked index, none twice.
+        rows: blocks of one checked index, none twice; copies, which have the same bytes, come in one request.
     """
     by_object: dict[str, list[BlockRow]] = {}
     for row in rows:

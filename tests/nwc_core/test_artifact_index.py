@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nwc_core.artifact.index import ROWS_PER_GROUP, BlockRow, Index, read_index, write_index
+from nwc_core.artifact.index_checks import MAX_SHARING
 from nwc_core.artifact.manifest import Manifest
 from nwc_core.artifact.parquet_guard import Chunk, page_sizes
 from nwc_core.errors import FormatError
@@ -264,3 +265,48 @@ def test_damage_that_got_past_the_digest_costs_no_memory(flips: list[tuple[int, 
     with suppress(FormatError):
         assert isinstance(read_index(bytes(damaged), MANIFEST, "index"), Index)
     assert pa.default_memory_pool().max_memory() < 512 << 20
+
+
+def with_copies(count: int, **lie: Any) -> tuple[bytes, Manifest]:
+    """The scalar, and that often a copy of it, of which the last is as `lie` says."""
+    rows = [dataclasses.replace(ROWS[3], tensor=f"copy {number}") for number in range(count)]
+    rows[-1] = dataclasses.replace(rows[-1], **lie)
+    counts = MANIFEST.counts
+    return with_rows(
+        [*ROWS, *rows],
+        tensors=counts.tensors + count,
+        blocks=counts.blocks + count,
+        weights=counts.weights + count,
+    )
+
+
+def test_copies_have_the_bytes_of_the_first() -> None:
+    index = read_index(*with_copies(MAX_SHARING - 1), "index")
+    assert ROWS[3].tensor == "scalar" and index.copy_of(index.blocks("scalar")[0]) is None
+    assert index.copy_of(index.blocks("copy 0")[0]) == "scalar"
+    assert index.nbytes("scalar") == ROWS[3].length and index.nbytes("copy 0") == 0
+    assert index.nbytes("embed") == sum(row.length for row in ROWS[:3])
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"length": ROWS[3].length - 1},
+        {"offset": ROWS[3].offset + 1, "length": ROWS[3].length - 1},
+        {"sha256": b"1" * 32},
+        {"source_sha256": b"1" * 32},
+        {"coder": "nwc"},
+        {"mse": 0.5},
+        {"side_nbytes": 1},
+        {"dtype": "I32"},
+        {"shape": (1,)},
+    ],
+)
+def test_a_copy_that_differs_in_anything_is_refused(lie: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"tensor '.*', offset: found \d+; wanted \d+ at least, behind another block"):
+        read_index(*with_copies(1, **lie), "index")
+
+
+def test_a_block_cannot_be_any_number_of_tensors() -> None:
+    with pytest.raises(FormatError, match=f"wanted at most {MAX_SHARING} that are the same"):
+        read_index(*with_copies(MAX_SHARING), "index")

@@ -31,8 +31,9 @@ def test_phases(codec, ray_cluster):
     assert sum(done) == 5 + 2
     assert [find.name, plan.name, commit.name] == ["find", "plan", "commit"]
     assert find.requests == {"LIST": 1}
-    # Of each: a listing; version and size of the weights, size of the other file; length of the header, header, config.
-    assert plan.requests == {"LIST": 5, "HEAD": 15, "GET": 15}
+    # Of each: a listing; version and size of the weights, size of the other file; length of the header, header, config; and
+    # three samples of embedding and head, which are of one shape, and all zeros here.
+    assert plan.requests == {"LIST": 5, "HEAD": 15, "GET": 15 + 5 * 6}
     assert commit.requests["PUT"] >= 2 * 4  # codec, config, index, manifest
     assert all(phase.seconds > 0 and phase.peak_nbytes > 1 << 20 for phase in (find, plan, commit))
     assert store.objects == kept
@@ -59,9 +60,9 @@ def large(codec):
     return store, plan
 
 
-def test_a_large_model_is_planned_from_its_header_alone(large):
+def test_a_large_model_is_planned_from_its_header_and_a_few_samples(large):
     store, plan = large
-    assert store.requests == {"LIST": 1, "HEAD": 3, "GET": 3}
+    assert store.requests == {"LIST": 1, "HEAD": 3, "GET": 3 + 6}
     lossless = [block for block in plan.blocks if not block.lossy]
     assert len(lossless) > 50
     assert 8 * sum(block.nbytes for block in lossless) < 0.004 * plan.weights
@@ -71,7 +72,7 @@ def test_a_small_model_counts_every_byte(codec):
     store = simulate(1, 300, 64)
     plan = make_plan(Below(store, FIRST), codec, CompressOptions(bits=6.0))
     lossless = [block for block in plan.blocks if not block.lossy]
-    assert store.requests["GET"] == 3 + len(lossless)
+    assert store.requests["GET"] == 3 + 6 + len(lossless)
 
 
 def test_an_estimated_index_is_near_the_real_one(large):

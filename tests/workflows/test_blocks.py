@@ -109,9 +109,21 @@ def test_tasks_hold_every_block_once_and_in_order(sizes, limit):
 
 
 def test_a_large_checkpoint_keeps_many_workers_busy():
-    blocks = [block for i in range(64) for block in cut_tensor(tensor(1024, 1024, name=f"t{i}"))]
-    assert len(pack_tasks(blocks)) == 8
-    assert len(pack_tasks(blocks * 100)) == 800
+    blocks = [block for i in range(6400) for block in cut_tensor(tensor(1024, 1024, name=f"t{i}"))]
+    assert len(pack_tasks(blocks[:64])) == 8
+    assert len(pack_tasks(blocks)) == 800
+
+
+def test_what_may_be_copies_is_coded_by_one_worker():
+    names = ["head", *(f"t{i}" for i in range(20)), "embed"]
+    blocks = [block for name in names for block in cut_tensor(tensor(4096, 1024, name=name), 1 << 21)]
+    tasks = pack_tasks(blocks, alike={"head": "embed", "t3": "t2"})
+    assert sorted(map(str, blocks)) == sorted(str(block) for task in tasks for block in task.blocks)
+    first = [(block.tensor.name, block.number) for block in tasks[0].blocks]
+    assert first[:4] == [("embed", 0), ("head", 0), ("embed", 1), ("head", 1)]  # where the first of them was
+    for task in tasks:
+        of_task = [(block.tensor.name, block.number) for block in task.blocks]
+        assert all(("t3", number) in of_task for name, number in of_task if name == "t2")
 
 
 def test_blocks_that_share_a_wide_factor_stay_together():

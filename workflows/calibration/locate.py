@@ -86,6 +86,8 @@ def locate(shapes: Mapping[str, tuple[int, ...]], load: Load) -> dict[str, list[
             if (piece := _piece(parameter, name, box, [axis[parameter][number] for axis in along], shapes[name]))
         ]
         for parameter, cells in found.items()
+        # Tied weights that are stored twice: transformers ties them where they are equal, as they are here, and were not above.
+        if all(parameter in axis for axis in along)
     }
     return {parameter: those for parameter, those in pieces.items() if those}
 
@@ -147,6 +149,7 @@ def _indices(
     return {
         parameter: [_run(values[parameter][tuple(slice(*ends) for ends in box)]) for _, box in cells]
         for parameter, cells in found.items()
+        if parameter in values
     }
 
 

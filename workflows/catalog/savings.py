@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,15 +29,20 @@ class Part:
 
 
 def savings(stores: Sequence[Store]) -> list[Part]:
-    """What became of the weights of all these artifacts, by kind: blocks that are those of a base, bit for bit or as good;
-    blocks coded as their difference to one; blocks coded alone.
+    """What became of the weights of all these artifacts, by kind: blocks that are those of a base, bit for bit or as good, or
+    those of another tensor of the model; blocks coded as their difference to a base; blocks coded alone.
 
     Raises:
         NwcError: one of them cannot be opened.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        rows = [row for index in pool.map(lambda store: Artifact(store).index, stores) for row in index]
-    return [_part(kind, (row for row in rows if _kind(row) == kind)) for kind in KINDS]
+        indexes = list(pool.map(lambda store: Artifact(store).index, stores))
+    by_kind: dict[str, list[tuple[BlockRow, int]]] = {kind: [] for kind in KINDS}
+    for index in indexes:
+        for row in index:
+            shared = index.copy_of(row) is not None
+            by_kind["copies" if shared else _kind(row)].append((row, 0 if shared else row.length))
+    return [_part(kind, rows) for kind, rows in by_kind.items()]
 
 
 def _kind(row: BlockRow) -> str:
@@ -46,7 +51,6 @@ def _kind(row: BlockRow) -> str:
     return "differences" if row.coder in WITH_BASE else "alone"
 
 
-def _part(kind: str, rows: Iterable[BlockRow]) -> Part:
-    found = list(rows)
-    source = sum(row.numel * DTYPES[row.dtype].itemsize for row in found)
-    return Part(kind, source, sum(row.length for row in found), len(found))
+def _part(kind: str, rows: Sequence[tuple[BlockRow, int]]) -> Part:
+    source = sum(row.numel * DTYPES[row.dtype].itemsize for row, _ in rows)
+    return Part(kind, source, sum(nbytes for _, nbytes in rows), len(rows))

@@ -70,7 +70,9 @@ def _savings(root: Store, summary: Summary) -> list[Part]:
 
 def _part_row(part: Part) -> list[object]:
     ratio = f"{part.source_nbytes / part.coded_nbytes:.2f}" if part.coded_nbytes else ""
-    what = {"copies": "as in a base", "differences": "differences to a base", "alone": "coded alone"}[part.kind]
+    what = {"copies": "as in a base or tensor before", "differences": "differences to a base", "alone": "coded alone"}[
+        part.kind
+    ]
     return [what, part.blocks, bytes_text(part.source_nbytes), bytes_text(part.coded_nbytes), ratio]
 
 

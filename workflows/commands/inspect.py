@@ -81,6 +81,7 @@ def _show(output: Output, opened: Artifact, flat: bool, depth: int | None, relat
                 "side_bytes": t.side_nbytes,
                 "bits_per_weight": t.bits_per_weight,
                 "mse": t.mse,
+                **({"copy_of": t.copy_of} if t.copy_of is not None else {}),
                 **({"relative_error": totals([t]).relative_error if t.mse > 0 else 0.0} if relative else {}),
             }
             for t in tensors

@@ -123,7 +123,11 @@ def describe(plan: Plan, allocation: Allocation | None = None) -> dict[str, Any]
             },
         )
         entry["blocks"] += 1
+        if block.tensor.name in plan.alike:
+            entry["copy_of"] = plan.alike[block.tensor.name]
+    for block in (block for task in plan.tasks for block in task.blocks):
         if block.lossy and allocation is not None:
+            entry = tensors[block.tensor.name]
             entry["bits"] = entry.get("bits", 0.0) + next(rates) * block.numel / block.tensor.numel
     sized = {
         name: value
@@ -158,11 +162,15 @@ def _table(data: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
     """With a column of rates where they differ."""
     rated = "predicted_loss" in data
     rows = [
-        [name_text(t["name"]), t["dtype"], "x".join(map(str, t["shape"])) or "scalar", t["coder"], t["blocks"]]
+        [name_text(t["name"]), t["dtype"], "x".join(map(str, t["shape"])) or "scalar", _coder_text(t), t["blocks"]]
         + ([f"{t['bits']:.2f}" if "bits" in t else ""] if rated else [])
         for t in data["tensors"]
     ]
     return ["tensor", "dtype", "shape", "coder", "blocks", *(["bits"] if rated else [])], rows
+
+
+def _coder_text(tensor: dict[str, Any]) -> str:
+    return f"as {name_text(tensor['copy_of'])}" if "copy_of" in tensor else str(tensor["coder"])
 
 
 def summary_text(data: dict[str, Any]) -> str:
@@ -183,4 +191,7 @@ def summary_text(data: dict[str, Any]) -> str:
         lines.append(
             f"predicted loss of the output: {data['predicted_loss']:.4g} (nats, or squared error of embeddings)"
         )
+    copies = sum("copy_of" in tensor for tensor in data["tensors"])
+    if copies:
+        lines.append(f"{copies} seem to be copies of another tensor, which are stored once")
     return "\n".join(lines)

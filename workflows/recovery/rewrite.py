@@ -55,11 +55,16 @@ def rewrite(
         for row in of_payload:
             if row.tensor in tensors:
                 streams[row], errors[row] = _recoded(artifact, row, streams[row], tensors[row.tensor])
-        payload = build_payload(
-            [(block_name(row.tensor, numbers[row.tensor, row.start]), streams[row]) for row in of_payload]
-        )
+        kept: dict[
+            tuple[int, bytes], str
+        ] = {}  # copies, which lie at one place, stay together as long as they are alike
+        for row in of_payload:
+            kept.setdefault((row.offset, streams[row]), block_name(row.tensor, numbers[row.tensor, row.start]))
+        payload = build_payload([(name, stream) for (_, stream), name in kept.items()])
         payloads.append(put_object(store, "payload", payload.data))
-        for row, (offset, length) in zip(of_payload, payload.ranges, strict=True):
+        ranges = dict(zip(kept, payload.ranges, strict=True))
+        for row in of_payload:
+            offset, length = ranges[row.offset, streams[row]]
             coder = EncodedTensor.from_bytes(streams[row]).coder
             rows[row.tensor, row.start] = replace(
                 row,

@@ -66,7 +66,7 @@ class Compression:
 
 def _quantised(artifact: Artifact, lossy: set[str], nbytes: int) -> Quantised:
     tensors = artifact.get_tensors(artifact)
-    sizes = {name: sum(row.length for row in artifact.index.blocks(name)) for name in lossy}
+    sizes = {name: artifact.index.nbytes(name) for name in lossy}
     coded = {name: Coded(tensors[name], sizes[name]) for name in sizes}
     return Quantised(coded, nbytes - sum(sizes.values()))
 
