@@ -113,7 +113,10 @@ class S3Store:
                 if not entry["Key"].startswith(self.root + prefix) or (last and key <= last):
                     self._refuse_listing(entry["Key"])
                 last = key
-                if not key.startswith(PROBE_PREFIX) and not (size == 0 and (not key or key.endswith("/"))):
+                # Those of stores with roots further down, too, which a process left that was killed in the middle of its proof.
+                if not key.rpartition("/")[2].startswith(PROBE_PREFIX) and not (
+                    size == 0 and (not key or key.endswith("/"))
+                ):
                     yield ObjectInfo(key, size, entry["LastModified"].timestamp() if "LastModified" in entry else 0.0)
             if not page.get("IsTruncated"):
                 return
@@ -161,8 +164,8 @@ class S3Store:
     def _full(self, key: str) -> str:
         """A sound key with the store's root before it."""
         fault = key_fault(key)
-        if fault is None and key.startswith(PROBE_PREFIX):
-            fault = f"a key that starts with {PROBE_PREFIX}, kept for the store's own use"
+        if fault is None and key.rpartition("/")[2].startswith(PROBE_PREFIX):
+            fault = f"a name that starts with {PROBE_PREFIX}, kept for the store's own use"
         if fault:
             raise StoreError(f"{self.uri} key {key!r}", f"{fault}; wanted parts joined by '/' below the store's root")
         return self.root + key

@@ -14,8 +14,9 @@ from nwc_workflows.bench.codec import SEED
 from nwc_workflows.bench.environment import environment
 from nwc_workflows.bench.interval_text import interval_text
 from nwc_workflows.bench.results import CodecResults
+from nwc_workflows.bench.sheets import Part, Sheet
 from nwc_workflows.bench.summary import Comparison
-from nwc_workflows.wording import name_text, table_text
+from nwc_workflows.wording import name_text
 
 _UNIT = "bits per weight lost"
 
@@ -38,26 +39,26 @@ class AblationReport:
     def _first(self) -> CodecResults:
         return self.ablations[0].results
 
-    def text(self) -> str:
+    def parts(self) -> list[Part]:
         """Tables for people."""
         tensors = self._first.tensors
         weights = sum(tensor.coded_weights for tensor in tensors)
         names = ", ".join(name_text(checkpoint.name) for checkpoint in self._first.checkpoints)
-        parts = [
+        parts: list[Part] = [
             f"{len(tensors)} tensors of {names}, {weights:,} weights coded",
-            "Bits per weight lost at equal mean squared error; mean over tensors (95 % confidence), less than 0: gained\n",
+            "Bits per weight lost at equal mean squared error; mean over tensors (95 % confidence), less than 0: gained",
         ]
         for losses in self.ablations:
             for mean, of in _MEANS.items():
-                parts += [f"{losses.ablation.title}; {of}", table_text(*_table(losses, mean)) + "\n"]
+                parts += [f"{losses.ablation.title}; {of}", Sheet(*_table(losses, mean))]
         if self.per_rate:
             parts += [
                 "Lost by one codec for all rates against one trained for the rate alone",
-                self._rates_table() + "\n",
+                self._rates_table(),
             ]
         if self._first.lossless:
             parts.append(f"left out, since coded without loss: {', '.join(map(name_text, self._first.lossless))}")
-        return "\n".join(parts).rstrip()
+        return parts
 
     def data(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
@@ -92,9 +93,9 @@ class AblationReport:
             written.append(write_bars(folder / "per-rate.png", title, _UNIT, names, [panel]))
         return written
 
-    def _rates_table(self) -> str:
+    def _rates_table(self) -> Sheet:
         headers = ("rate", "lost, by size", "lost, plain", "most on a tensor")
-        return table_text(headers, [_rate_row(losses.comparisons[0]) for losses in self.per_rate])
+        return Sheet(headers, [_rate_row(losses.comparisons[0]) for losses in self.per_rate])
 
 
 _MEANS = {"weighted": "mean by the tensors' sizes", "plain": "plain mean over tensors"}

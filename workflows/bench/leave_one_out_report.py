@@ -17,9 +17,10 @@ from nwc_workflows.bench.families import ALL, Family
 from nwc_workflows.bench.interval_text import interval_text
 from nwc_workflows.bench.leave_one_out import LeaveOneOut, LeftOut, Savings
 from nwc_workflows.bench.results import TensorResult
+from nwc_workflows.bench.sheets import Part, Sheet
 from nwc_workflows.bench.statistics import Interval, mean_interval
 from nwc_workflows.bench.summary import Comparison
-from nwc_workflows.wording import name_text, table_text
+from nwc_workflows.wording import name_text
 
 _SAVED = ("saved, by size", "saved, plain", "least tensor")
 _UNIT = "bits per weight saved"
@@ -43,9 +44,9 @@ class LeaveOneOutReport:
         single = {result.family.name: self.plan.savings([result]) for result in self.results}
         return {**single, ALL: self.plan.savings(self.results)}
 
-    def text(self) -> str:
+    def parts(self) -> list[Part]:
         """Tables for people."""
-        parts = ["Bits per weight saved at equal mean squared error by codecs that never saw the family;"]
+        parts: list[Part] = ["Bits per weight saved at equal mean squared error by codecs that never saw the family;"]
         parts.append("mean over all rates and over tensors (95 % confidence)")
         rows = [
             [name, len(c.saved), c.label, c.baseline, *_saved(c)]
@@ -53,14 +54,14 @@ class LeaveOneOutReport:
             for c in savings.references
             if c.wanted is None
         ]
-        parts.append(table_text(("family", "tensors", "codec", "against", *_SAVED), rows) + "\n")
+        parts.append(Sheet(("family", "tensors", "codec", "against", *_SAVED), rows))
         parts.append("Over all families, by rate")
         rows = [
             [c.label, c.baseline, f"{c.wanted:g}", *_saved(c)]
             for c in self.savings[ALL].references
             if c.wanted is not None
         ]
-        parts.append(table_text(("codec", "against", "rate", *_SAVED), rows) + "\n")
+        parts.append(Sheet(("codec", "against", "rate", *_SAVED), rows))
         rows = [
             [name, len(c.saved), what, "all" if c.wanted is None else f"{c.wanted:g}", *_saved(c)]
             for name, savings in self.savings.items()
@@ -70,7 +71,7 @@ class LeaveOneOutReport:
         ]
         if rows:
             parts.append(f"Kernels of 3x3, preset {self.plan.presets[0]}")
-            parts.append(table_text(("family", "tensors", "by", "rate", *_SAVED), rows) + "\n")
+            parts.append(Sheet(("family", "tensors", "by", "rate", *_SAVED), rows))
         for reference, families in self.known.items():
             if families:
                 parts.append(f"{reference} was trained on: {', '.join(families)}")
@@ -78,7 +79,7 @@ class LeaveOneOutReport:
             names = [name for result in self.results for name in getattr(result, of)]
             if names:
                 parts.append(f"left out{what}, since coded without loss: {', '.join(map(name_text, names))}")
-        return "\n".join(parts).rstrip()
+        return parts
 
     def data(self) -> dict[str, Any]:
         """Everything as plain data, for JSON. By-tensor figures are in the order of the tensors listed."""

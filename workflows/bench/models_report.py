@@ -6,14 +6,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nwc_workflows.bench.models import SEED, ModelsResults
+from nwc_workflows.bench.sheets import Part, Sheet
 from nwc_workflows.evaluation.report import describe, table
 from nwc_workflows.evaluation.results import Evaluation, ModelResult
-from nwc_workflows.wording import bytes_text, duration_text, table_text
+from nwc_workflows.wording import bytes_text, duration_text
 
 _LEADING = 3  # columns of an evaluation's table before its figures: model, bytes, bits per weight
 
 
-def report_text(results: ModelsResults) -> str:
+def report_parts(results: ModelsResults) -> list[Part]:
     """Tables for people: the original and all points by rising bits, then what was left out."""
     headers, rows = table(_evaluation(results))
     subject, nbytes = results.subject, results.original_nbytes
@@ -25,15 +26,15 @@ def report_text(results: ModelsResults) -> str:
         cells.append([point.rival.name, point.rival.setting, *size, *row[_LEADING:]])
     task = results.prepared.task
     over = "everything" if subject.scope == "whole" else f"the {len(subject.linears)} linear layers"
-    parts = [
+    parts: list[Part] = [
         f"{results.prepared.original.uri} on {task.count} {task.unit}; bits per weight over {over}, and over the tensors "
         "that a method coded (how many)",
-        table_text(["method", "setting", "bytes", "bits/weight", "of coded", "time", *headers[_LEADING:]], cells),
+        Sheet(["method", "setting", "bytes", "bits/weight", "of coded", "time", *headers[_LEADING:]], cells),
     ]
     if results.left_out:
         left_out = [[entry.name, entry.setting, entry.reason] for entry in results.left_out]
-        parts += ["", table_text(["left out", "setting", "reason"], left_out)]
-    return "\n".join(parts)
+        parts.append(Sheet(["left out", "setting", "reason"], left_out))
+    return parts
 
 
 def as_data(results: ModelsResults) -> dict[str, Any]:

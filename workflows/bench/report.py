@@ -11,18 +11,19 @@ from nwc_workflows.bench.contenders import CodecContender, Contender
 from nwc_workflows.bench.environment import environment
 from nwc_workflows.bench.measure import Measurement
 from nwc_workflows.bench.results import CodecBench, CodecResults, SourceResult, TensorResult
+from nwc_workflows.bench.sheets import Part, Sheet
 from nwc_workflows.bench.statistics import Interval
 from nwc_workflows.bench.summary import Comparison, TensorSummary, compare, summarise
-from nwc_workflows.wording import name_text, table_text
+from nwc_workflows.wording import name_text
 
 
-def report_text(results: CodecResults) -> str:
+def report_parts(results: CodecResults) -> list[Part]:
     """Tables for people."""
-    parts = []
+    parts: list[Part] = []
     for result in results.sources:
         shape = " x ".join(map(str, result.shape))
         parts.append(f"{result.source.title}, {shape} samples; rates in bits per weight, all bytes counted")
-        parts.append(table_text(_SOURCE_HEADERS, _source_rows(results.bench, result)) + "\n")
+        parts.append(Sheet(_SOURCE_HEADERS, _source_rows(results.bench, result)))
     if results.tensors:
         weights = sum(tensor.weights for tensor in results.tensors)
         taken = sum(tensor.coded_weights for tensor in results.tensors)
@@ -31,14 +32,14 @@ def report_text(results: CodecResults) -> str:
         names = ", ".join(name_text(c.name) for c in found) if len(found) <= 3 else f"{len(found)} checkpoints"
         parts.append(f"{len(results.tensors)} tensors of {names}, {coded}; means over tensors (95 % confidence)")
         summaries = summarise(results.bench, results.tensors)
-        parts.append(table_text(_TENSOR_HEADERS, list(map(_tensor_row, summaries))) + "\n")
+        parts.append(Sheet(_TENSOR_HEADERS, list(map(_tensor_row, summaries))))
         comparisons = compare(results.bench, results.tensors)
         if comparisons:
             parts.append("Bits per weight saved at equal mean squared error, means over tensors (95 % confidence)")
-            parts.append(table_text(_COMPARISON_HEADERS, list(map(_comparison_row, comparisons))) + "\n")
+            parts.append(Sheet(_COMPARISON_HEADERS, list(map(_comparison_row, comparisons))))
     if results.lossless:
         parts.append(f"left out, since coded without loss: {', '.join(map(name_text, results.lossless))}")
-    return "\n".join(parts).rstrip()
+    return parts
 
 
 def as_data(results: CodecResults) -> dict[str, Any]:

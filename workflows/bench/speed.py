@@ -18,7 +18,7 @@ from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import IntegrityError
 from nwc_core.lossless import tensor_bytes
 from nwc_workflows.bench.one_pass import OnePass
-from nwc_workflows.wording import table_text
+from nwc_workflows.bench.sheets import Sheet
 
 ZSTD_LEVEL = 3
 THREADS = (1, 2)
@@ -146,7 +146,7 @@ def _best(*runs: Callable[[], object]) -> list[float]:
     return list(map(min, times))
 
 
-def speed_table(speeds: Sequence[Speed]) -> str:
+def speed_sheet(speeds: Sequence[Speed]) -> Sheet:
     """For people: the tensor's speeds, memcpy's among them."""
     memcpy = next(s.weights_per_second for s in speeds if s.what == "memcpy")
     alone = {(s.what, s.preset): s.weights_per_second for s in speeds if s.threads == 1}
@@ -165,4 +165,4 @@ def speed_table(speeds: Sequence[Speed]) -> str:
         for s in speeds
     ]
     headers = ("operation", "preset", "threads", "M weights/s", "time / memcpy", "over 1 thread", "bits/weight")
-    return table_text(headers, rows)
+    return Sheet(headers, rows)

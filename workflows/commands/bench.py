@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +13,15 @@ from nwc_workflows.commands.bench_leave_one_out import leave_one_out
 from nwc_workflows.commands.bench_loading import loading
 from nwc_workflows.commands.bench_lossless import lossless
 from nwc_workflows.commands.bench_models import models
-from nwc_workflows.commands.bench_options import PRESETS, new_folder
+from nwc_workflows.commands.bench_options import PRESETS, finish, new_folder, out_option
 from nwc_workflows.commands.bench_reading import reading
+from nwc_workflows.commands.bench_report import report
 from nwc_workflows.commands.bench_small_tensors import small_tensors
 from nwc_workflows.commands.bench_workers import workers
-from nwc_workflows.console import Output, json_text, with_output
+from nwc_workflows.console import Output, with_output
+
+if TYPE_CHECKING:
+    from nwc_workflows.bench.sheets import Part
 
 _SOURCES = ("gaussian", "laplace", "student-t")
 _RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -41,6 +46,7 @@ bench.add_command(loading)
 bench.add_command(lossless)
 bench.add_command(models)
 bench.add_command(reading)
+bench.add_command(report)
 bench.add_command(small_tensors)
 bench.add_command(workers)
 
@@ -104,7 +110,7 @@ def codec(
     from nwc_workflows.bench.contenders import find_contenders
     from nwc_workflows.bench.plot_style import check_matplotlib
     from nwc_workflows.bench.plots import write_plots
-    from nwc_workflows.bench.report import as_data, report_text
+    from nwc_workflows.bench.report import as_data, report_parts
     from nwc_workflows.bench.results import CodecBench
     from nwc_workflows.bench.sources import SOURCES
     from nwc_workflows.train import find_sources
@@ -118,20 +124,17 @@ def codec(
     opened = find_sources(list(checkpoints)) if checkpoints else []
     with output.progress(encodings(plan, chosen, opened), "measure", "encodings") as progress:
         results = run(plan, chosen, size, opened, progress.advance)
-    data = as_data(results)
-    if folder:
-        (folder / "codec.json").write_text(json_text(data) + "\n")
-        for path in [folder / "codec.json", *write_plots(results, folder)]:
-            output.note(f"wrote {path}")
-    output.result(data, lambda: report_text(results))
+    plots = partial(write_plots, results)
+    finish(output, "codec", as_data(results), report_parts(results), folder, plots)
 
 
 @bench.command()
 @click.option("--codec", "name", default="default", show_default=True, help="A shipped codec, or a codec file.")
 @click.option("--preset", "presets", multiple=True, type=click.Choice(PRESETS), help="Repeatable. [default, max]")
 @click.option("--bits", type=click.FloatRange(0.25, 16), default=4.0, show_default=True, help="Bits per weight.")
+@out_option
 @with_output
-def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> None:
+def speed(output: Output, name: str, presets: tuple[str, ...], bits: float, out: str | None) -> None:
     """Speed of encoding and decoding beside memcpy, zstd and ZipNN, on one thread and on two.
 
     On bfloat16 weights: a linear layer of 4,096 x 1,024 and a convolution of 512 x 512 x 3 x 3. The fastest of several
@@ -142,17 +145,18 @@ def speed(output: Output, name: str, presets: tuple[str, ...], bits: float) -> N
     from nwc_core.codec import Codec
     from nwc_core.codec_file import NWC
     from nwc_workflows.bench.environment import environment
-    from nwc_workflows.bench.speed import baseline_speeds, codec_speeds, speed_table, speed_tensors
+    from nwc_workflows.bench.speed import baseline_speeds, codec_speeds, speed_sheet, speed_tensors
 
+    folder = new_folder("--out", out)
     loaded = Codec.load(name)
     chosen = [preset for preset in PRESETS if preset in (presets or ("default", "max"))]
     data: dict[str, Any] = {"environment": environment(), "codec": loaded.digest, "bits": bits, "tensors": {}}
-    parts = []
+    parts: list[Part] = []
     for kind, weight in speed_tensors().items():
         speeds = list(baseline_speeds(weight))
         for preset in chosen if loaded.architecture == NWC else [None]:
             speeds += codec_speeds(loaded, weight, bits, preset)
         data["tensors"][kind] = {"shape": list(weight.shape), "speeds": [asdict(entry) for entry in speeds]}
         shape = " x ".join(map(str, weight.shape))
-        parts.append(f"{kind}, {shape} bfloat16 weights at {bits:g} bits per weight\n{speed_table(speeds)}")
-    output.result(data, "\n\n".join(parts))
+        parts += [f"{kind}, {shape} bfloat16 weights at {bits:g} bits per weight", speed_sheet(speeds)]
+    finish(output, "speed", data, parts, folder)

@@ -7,8 +7,8 @@ from functools import partial
 
 import click
 
-from nwc_workflows.commands.bench_options import PRESETS, comparing_options, new_folder
-from nwc_workflows.console import Output, json_text, with_output
+from nwc_workflows.commands.bench_options import PRESETS, comparing_options, finish, new_folder
+from nwc_workflows.console import Output, with_output
 
 
 @click.command()
@@ -72,9 +72,4 @@ def ablation(
         [measure(ablation) for ablation in ablations],
         [measure(ablation, replace(measuring, rates=[rate])) for rate, ablation in alone],
     )
-    data = report.data()
-    if folder:
-        (folder / "ablation.json").write_text(json_text(data) + "\n")
-        for path in [folder / "ablation.json", *report.write_plots(folder)]:
-            output.note(f"wrote {path}")
-    output.result(data, report.text)
+    finish(output, "ablation", report.data(), report.parts(), folder, report.write_plots)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nwc_workflows.commands.bench_options import finish, new_folder, out_option
 from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 @click.option(
     "--commit", type=click.IntRange(0), default=100, show_default=True, help="Models that are committed, too."
 )
+@out_option
 @with_output
-def catalog(output: Output, models: int, tensors: int, hidden: int, commit: int) -> None:
+def catalog(output: Output, models: int, tensors: int, hidden: int, commit: int, out: str | None) -> None:
     """Time, memory and requests of finding, planning and committing models, without weights.
 
     Models are simulated: headers of safetensors files in a store in memory that answers at once. Committing is what the
@@ -36,7 +38,9 @@ def catalog(output: Output, models: int, tensors: int, hidden: int, commit: int)
     from nwc_core.codec import Codec
     from nwc_workflows.bench.catalog import run, simulate
     from nwc_workflows.bench.environment import environment
+    from nwc_workflows.bench.sheets import Sheet
 
+    folder = new_folder("--out", out)
     commit = min(commit, models)
     store = simulate(models, tensors, hidden)
     codec = Codec.load("default")
@@ -70,8 +74,9 @@ def catalog(output: Output, models: int, tensors: int, hidden: int, commit: int)
         ]
         for phase in phases
     ]
-    output.table(["phase", "models", "seconds", "ms per model", "peak memory", "requests"], rows)
-    output.result(data, f"{models:,} models of {tensors} tensors, found and planned in {_planned(phases):.1f} s")
+    sheet = Sheet(["phase", "models", "seconds", "ms per model", "peak memory", "requests"], rows)
+    found = f"{models:,} models of {tensors} tensors, found and planned in {_planned(phases):.1f} s"
+    finish(output, "catalog", data, [sheet, found], folder)
 
 
 def _planned(phases: list[Phase]) -> float:

@@ -6,8 +6,8 @@ from functools import partial
 
 import click
 
-from nwc_workflows.commands.bench_options import PRESETS, comparing_options, new_folder
-from nwc_workflows.console import Output, json_text, with_output
+from nwc_workflows.commands.bench_options import PRESETS, comparing_options, finish, new_folder
+from nwc_workflows.console import Output, with_output
 
 
 @click.command()
@@ -54,9 +54,4 @@ def leave_one_out(
     show = partial(output.progress, unit="encodings")
     results = [plan.measure(family, codec, show) for family, codec in zip(plan.families, codecs, strict=True)]
     report = LeaveOneOutReport(plan, results)
-    data = report.data()
-    if folder:
-        (folder / "leave-one-out.json").write_text(json_text(data) + "\n")
-        for path in [folder / "leave-one-out.json", *report.write_plots(folder)]:
-            output.note(f"wrote {path}")
-    output.result(data, report.text)
+    finish(output, "leave-one-out", report.data(), report.parts(), folder, report.write_plots)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from nwc_core.errors import UsageError
+from nwc_workflows.commands.bench_options import finish, new_folder, out_option
 from nwc_workflows.console import Output, with_output
 
 
@@ -15,8 +16,9 @@ from nwc_workflows.console import Output, with_output
 @click.argument("artifact")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="To generate.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch and of the decoder.")
+@out_option
 @with_output
-def loading(output: Output, artifact: str, tokens: int, threads: int) -> None:
+def loading(output: Output, artifact: str, tokens: int, threads: int, out: str | None) -> None:
     """Load the language model of ARTIFACT into transformers, decoded and compressed in memory, and run it.
 
     Beside the decompressed checkpoint, each in a process of its own. Resident and peak memory are what is added to a process
@@ -24,14 +26,15 @@ def loading(output: Output, artifact: str, tokens: int, threads: int) -> None:
     """
     from nwc_workflows.bench.environment import environment
     from nwc_workflows.bench.loading import WAYS, bench_loading, loading_table
-    from nwc_workflows.wording import table_text
+    from nwc_workflows.bench.sheets import Sheet
 
     if not sys.platform.startswith("linux"):
         raise UsageError(f"nwc bench loading: found {sys.platform}; wanted Linux, whose /proc tells the memory")
+    folder = new_folder("--out", out)
     with output.progress(len(WAYS), "measure", "models") as progress:
         found = []
         for way in WAYS:
             found += bench_loading(artifact, tokens, threads, [way])
             progress.advance(1)
     data = {"environment": environment(), "tokens": tokens, "threads": threads, "ways": [asdict(one) for one in found]}
-    output.result(data, lambda: table_text(*loading_table(found)))
+    finish(output, "loading", data, [Sheet(*loading_table(found))], folder)

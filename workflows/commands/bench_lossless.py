@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nwc_workflows.commands.bench_options import finish, new_folder, out_option
 from nwc_workflows.console import Output, with_output
 
 
@@ -16,8 +17,9 @@ from nwc_workflows.console import Output, with_output
     "--cast", type=click.Choice(["float16", "bfloat16"]), default=None, help="Round float32 tensors to this type first."
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the fastest counts.")
+@out_option
 @with_output
-def lossless(output: Output, checkpoints: tuple[str, ...], cast: str | None, rounds: int) -> None:
+def lossless(output: Output, checkpoints: tuple[str, ...], cast: str | None, rounds: int, out: str | None) -> None:
     """Code all tensors of CHECKPOINTS without loss, and back, on one core.
 
     A folder that is no checkpoint itself stands for all that lie below it. ZipNN takes part where the package zipnn is
@@ -27,15 +29,16 @@ def lossless(output: Output, checkpoints: tuple[str, ...], cast: str | None, rou
 
     from nwc_workflows.bench.environment import environment
     from nwc_workflows.bench.lossless import contenders, in_one_piece, lossless_table, measure, tensors_of
+    from nwc_workflows.bench.sheets import Part, Sheet
     from nwc_workflows.train import find_sources
-    from nwc_workflows.wording import table_text
 
+    folder = new_folder("--out", out)
     torch.set_num_threads(1)
     taking_part, absent = contenders()
     if absent:
         output.note(f"zipnn: {absent}")
     data: dict[str, Any] = {"environment": environment(), "cast": cast, "without": absent, "checkpoints": {}}
-    parts = []
+    parts: list[Part] = []
     for source in find_sources(list(checkpoints)):
         tensors = tensors_of(source.checkpoint, getattr(torch, cast) if cast else None)
         runs = [(one, tensors, one.name) for one in taking_part]
@@ -49,5 +52,5 @@ def lossless(output: Output, checkpoints: tuple[str, ...], cast: str | None, rou
                 found.append(type(result)(**{**asdict(result), "contender": name}))
         data["checkpoints"][source.name] = [asdict(result) for result in found]
         kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
-        parts.append(f"{source.name}, {', '.join(kinds)}\n{table_text(*lossless_table(found))}")
-    output.result(data, "\n\n".join(parts))
+        parts += [f"{source.name}, {', '.join(kinds)}", Sheet(*lossless_table(found))]
+    finish(output, "lossless", data, parts, folder)

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from nwc_core.errors import UsageError
-from nwc_workflows.commands.bench_options import new_folder
+from nwc_workflows.commands.bench_options import finish, new_folder
 from nwc_workflows.commands.options import batch_option, data_option, model_options
-from nwc_workflows.console import Output, json_text, with_output
+from nwc_workflows.console import Output, with_output
 
 _RATES = (3.0, 4.0, 5.0, 6.0)
 
@@ -71,7 +71,7 @@ def models(
     """
     from nwc_workflows.bench.models_plot import write_plot
     from nwc_workflows.bench.models_preparation import prepare_bench
-    from nwc_workflows.bench.models_report import as_data, report_text
+    from nwc_workflows.bench.models_report import as_data, report_parts
     from nwc_workflows.bench.plot_style import check_matplotlib
     from nwc_workflows.bench.rivals.parts import parts_off
     from nwc_workflows.bench.rivals.registry import find_rivals
@@ -89,10 +89,9 @@ def models(
     bench = prepare_bench(model, chosen, other, scope, rivals, calibration)
     with output.progress(len(rivals), "measure", "settings") as progress:
         results = bench.run(progress.advance)
-    described = as_data(results)
-    if folder:
-        (folder / "models.json").write_text(json_text(described) + "\n")
+
+    def plots(folder: Path) -> list[Path]:
         write_plot(results, folder / "models.png")
-        for name in ("models.json", "models.png"):
-            output.note(f"wrote {folder / name}")
-    output.result(described, lambda: report_text(results))
+        return [folder / "models.png"]
+
+    finish(output, "models", as_data(results), report_parts(results), folder, plots)

@@ -1,0 +1,194 @@
+"""The report on a catalog: what became of each model, what it saved, and what the run spent its time on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any
+
+from nwc_core.errors import FormatError, NotFoundError
+from nwc_core.store import Store, open_store
+from nwc_core.strict_json import parse_json
+from nwc_workflows.catalog.members import Member
+from nwc_workflows.catalog.records import FOLDER, TIMELINE, Status
+from nwc_workflows.catalog.savings import savings
+from nwc_workflows.catalog.status import STATES, TROUBLED, ModelStatus, Summary, read_status
+from nwc_workflows.report.page import Card, Cell, Page, Plot, Section, Table
+from nwc_workflows.report.plots import Span, timeline
+from nwc_workflows.wording import bytes_text, duration_text, name_text
+
+_READERS = 16
+_MOST_BARS = 60  # rows of a drawing that can still be read
+_KINDS = {
+    "copies": "as in a base, or in another tensor before",
+    "differences": "differences to a base",
+    "alone": "coded alone",
+}
+
+
+def catalog_page(root: Store, members: Sequence[Member] | None, price: float) -> Page:
+    """Gather it.
+
+    Args:
+        root: of the catalog's results.
+        members: of its file, if that is known.
+        price: of a GB and month.
+
+    Raises:
+        StoreError: the store cannot be read.
+        NwcError: an artifact that is done cannot be opened.
+        UsageError: matplotlib is not installed.
+    """
+    summary = read_status(root, members)
+    done = [model.record for model in summary.models if model.state == "done" and model.record is not None]
+    troubled = [model for model in summary.models if model.state in TROUBLED]
+    sections: list[Section] = []
+    if troubled:
+        rows = [
+            (Cell(name_text(m.name)), Cell(m.state, tone="bad"), Cell((m.record.reason or "") if m.record else ""))
+            for m in troubled
+        ]
+        sections.append(Table("What is not done, and why", ("model", "state", "reason"), rows))
+    sections.append(_models(summary))
+    if done:
+        sections.append(_savings(root, done))
+        sections += _times(root, done)
+    counts = ", ".join(f"{summary.count(state):,} {state}" for state in STATES if summary.count(state))
+    return Page(
+        root.uri.rstrip("/").rpartition("/")[2] or root.uri,
+        f"{root.uri}: {len(summary.models):,} models; {counts or 'no records'}",
+        _cards(summary, done, len(troubled), price),
+        sections,
+        f"Made by nwc {version('nwc')} from the records of the catalog's runs, and from the artifacts' indexes.",
+    )
+
+
+def _cards(summary: Summary, done: Sequence[Status], troubled: int, price: float) -> list[Card]:
+    before, after = summary.source_nbytes, summary.artifact_nbytes
+    month = summary.saved_per_month(price)
+    return [
+        Card("models done", f"{len(done):,}", f"of {len(summary.models):,}"),
+        Card("before", bytes_text(before)),
+        Card("now", bytes_text(after), f"{before / max(1, after):.2f} times smaller" if done else ""),
+        Card("saved", bytes_text(before - after), f"{month:,.2f} a month at {price:g} a GB" if month >= 0.01 else ""),
+        Card("failed or stopped", f"{troubled:,}"),
+    ]
+
+
+def _models(summary: Summary) -> Table:
+    most = max((model.nbytes or 0 for model in summary.models), default=0)
+    rows = [_row(model, most) for model in summary.models]
+    headers = ("model", "state", "before", "now", "times", "bits per weight", "tasks", "of earlier runs", "seconds")
+    return Table("Models", headers, rows, frozenset(range(2, 9)))
+
+
+def _row(model: ModelStatus, most: int) -> list[Cell]:
+    record, before = model.record, model.nbytes
+    after = record.artifact_nbytes if record else None
+    bits = record.bits_per_weight if record else None
+    tone = "good" if model.state == "done" else "bad" if model.state in TROUBLED else ""
+    return [
+        *(Cell(name_text(model.name)), Cell(model.state, tone=tone)),
+        _bytes(before, before / most if before and most else None),
+        _bytes(after, after / most if after and most else None),
+        Cell(f"{before / after:.2f}", before / after) if before and after else Cell(""),
+        Cell("") if bits is None else Cell(f"{bits:.3f}", bits),
+        *(_number(record.tasks if record else None), _number(record.tasks_resumed if record else None)),
+        Cell("") if record is None or record.seconds is None else Cell(f"{record.seconds:,.1f}", record.seconds),
+    ]
+
+
+def _bytes(nbytes: int | None, bar: float | None) -> Cell:
+    return Cell("") if nbytes is None else Cell(bytes_text(nbytes), nbytes, bar)
+
+
+def _number(found: int | None) -> Cell:
+    return Cell("") if found is None else Cell(f"{found:,}", found)
+
+
+def _savings(root: Store, done: Sequence[Status]) -> Table:
+    base = root.uri.rstrip("/")
+    parts = savings([open_store(f"{base}/{record.destination}", "destination") for record in done])
+    rows = [
+        [
+            *(Cell(_KINDS[part.kind]), Cell(f"{part.blocks:,}", part.blocks)),
+            *(
+                Cell(bytes_text(part.source_nbytes), part.source_nbytes),
+                Cell(bytes_text(part.coded_nbytes), part.coded_nbytes),
+            ),
+            Cell(f"{part.source_nbytes / part.coded_nbytes:.2f}", part.source_nbytes / part.coded_nbytes)
+            if part.coded_nbytes
+            else Cell(""),
+        ]
+        for part in parts
+    ]
+    headers = ("weights", "blocks", "before", "now", "times")
+    return Table("What made it smaller", headers, rows, frozenset({1, 2, 3, 4}))
+
+
+def _times(root: Store, done: Sequence[Status]) -> list[Section]:
+    """When models ran, and what the workers did: of those runs whose time lines are there."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        traces = {
+            record.name: trace
+            for record, trace in zip(done, pool.map(lambda r: _trace(root, r.name), done), strict=True)
+            if trace
+        }
+    tasks = [
+        (
+            name,
+            event["pid"],
+            event["tid"],
+            trace["otherData"]["started"] + event["ts"] / 1e6,
+            event["dur"] / 1e6,
+            event["resumed"],
+        )
+        for name, trace in traces.items()
+        for event in trace["traceEvents"]
+    ]
+    if not tasks:
+        return []
+    zero = min(start for *_, start, _, _ in tasks)
+    names = [record.name for record in sorted(done, key=lambda record: record.started) if record.name in traces][
+        :_MOST_BARS
+    ]
+    spans = [
+        Span(names.index(name), start - zero, start - zero + seconds, int(resumed))
+        for name, _, _, start, seconds, resumed in tasks
+        if name in names
+    ]
+    legend = ["tasks", "of earlier runs"] if any(resumed for *_, resumed in tasks) else ["tasks"]
+    took = max(start + seconds for *_, start, seconds, _ in tasks) - zero
+    busy = sum(seconds for *_, seconds, _ in tasks)
+    more = f" The first {len(names)} models are shown." if len(names) < len(traces) else ""
+    note = f"{len(tasks):,} tasks in {duration_text(took)}, {busy / max(took, 1e-9):.2f} at once on average.{more}"
+    made: list[Section] = [
+        Plot(
+            "When models ran",
+            timeline([name_text(name) for name in names], spans, f"When the tasks of {len(names)} models ran", legend),
+            note,
+        )
+    ]
+    places = sorted({(node, process) for _, node, process, *_ in tasks})
+    if len(places) <= _MOST_BARS:
+        of_place = [
+            Span(places.index((node, process)), start - zero, start - zero + seconds, int(resumed))
+            for _, node, process, start, seconds, resumed in tasks
+        ]
+        labels = [f"node {node}, {process}" for node, process in places]
+        drawn = timeline(labels, of_place, f"What {len(places)} workers did", legend)
+        made.append(Plot("What workers did", drawn, "A row for each worker process, a bar for each task."))
+    return made
+
+
+def _trace(root: Store, name: str) -> dict[str, Any] | None:
+    """The time line of a model as it was kept; None if there is none, or it is damaged."""
+    key = f"{FOLDER}/{name}/{TIMELINE}"
+    try:
+        found = parse_json(root.get(key), key)
+        float(found["otherData"]["started"])
+        tasks = [event for event in found["traceEvents"] if event["ph"] == "X" and event["cat"] == "task"]
+        return {**found, "traceEvents": [{**event, "resumed": event["args"]["resumed"]} for event in tasks]}
+    except (NotFoundError, FormatError, KeyError, TypeError, ValueError):
+        return None
