@@ -50,8 +50,8 @@ def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a language model at path/to/model, and texts."""
     path = tmp_path_factory.mktemp("language")
     make_language_model(path / "path/to/model")
-    (path / "texts.txt").write_text(make_text(6000, seed=1))
-    (path / "held-out.txt").write_text(make_text(3000, seed=2))
+    (path / "texts.txt").write_text(make_text(2600, seed=1))
+    (path / "held-out.txt").write_text(make_text(1300, seed=2))
     return path
 
 
