@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 PACKAGES := nwc_core nwc_infra nwc_workflows
-SOURCES := nwc_core infra workflows tests
+SOURCES := nwc_core infra workflows tests docs
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

@@ -18,7 +18,7 @@ from nwc_workflows.submit import ENTRYPOINT, entrypoint
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "infra/deploy"
-README = (ROOT / "README.md").read_text()
+SUBMITTING = (ROOT / "docs" / "ray.md").read_text()
 PAGE = (DEPLOY / "README.md").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
 
@@ -81,9 +81,9 @@ def test_the_image_copies_what_there_is_and_what_an_installation_needs():
     assert set(needed) <= set(copied)
 
 
-def test_the_image_installs_as_the_readme_says():
+def test_the_image_installs_as_the_documentation_says():
     (line,) = re.findall(r"^RUN pip (install .*)$", DOCKERFILE, re.MULTILINE)
-    assert f"pip {line}" in README
+    assert f"pip {line}" in SUBMITTING
     assert "constraints.txt" in line
     (extras,) = re.findall(r"'\.\[(.*)\]'", line)
     assert set(extras.split(",")) <= set(

@@ -254,8 +254,9 @@ def test_places_that_get_in_each_others_way(catalog, models, text, message):
         find_members(read, "c.yaml")
 
 
-def test_the_readmes_example_is_one(catalog):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (example,) = re.findall(r"^```yaml\n(destination: .*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    read = catalog(example)
+def test_the_documentations_examples_are_some(catalog):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "catalogs.md").read_text()
+    large, small = re.findall(r"^```yaml\n(destination: .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert catalog(small).root == "compressed"
+    read = catalog(large)
     assert (read.root, len(read.models), read.limits.models) == ("s3://archive/models", 2, 16)

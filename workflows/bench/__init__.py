@@ -1,1 +1,1 @@
-"""Benchmarks: what the README's figures come from."""
+"""Benchmarks: what the figures of docs/benchmarks.md come from."""

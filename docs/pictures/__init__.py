@@ -1,0 +1,1 @@
+"""Pictures of the documentation, and the scripts that draw them."""
