@@ -201,6 +201,15 @@ def test_a_prefix_that_is_a_model_itself():
     assert find_models(store) == [("models", "memory://models", 2)]
 
 
+def test_checkpoints_of_a_training_come_in_its_order():
+    store = MemoryStore()
+    names = ["run/step_2000", "run/step_16000", "run/step_400", "run/final", "a/7b", "a/13b"]
+    for name in names:
+        store.put(f"{name}/model.safetensors", b"x")
+    found = [name for name, _, _ in find_models(store)]
+    assert found == ["a/7b", "a/13b", "run/final", "run/step_400", "run/step_2000", "run/step_16000"]
+
+
 @pytest.fixture
 def models(tmp_path):
     for name in ("a", "b/old/c", "b/d", "e"):

@@ -12,11 +12,13 @@ from checkpoints import normal, save
 
 import nwc_core
 from nwc_core.store import open_store
+from nwc_workflows.bench.memory_store import MemoryStore
 from nwc_workflows.compress import compress
 from nwc_workflows.plan import CompressOptions, make_plan
 from nwc_workflows.report.artifact import artifact_page
 from nwc_workflows.report.layers import layer_of
 from nwc_workflows.report.page import Table, render
+from nwc_workflows.report.times import _Task, _without_pauses, times
 
 HOSTILE = "</title></td><script>alert(1)</script>\"' onmouseover=x &amp;"
 
@@ -137,6 +139,26 @@ def test_a_report_on_a_catalog(nwc, tmp_path, ray_cluster):
         assert "What is not done, and why" in text and "What made it smaller" in text and "When models ran" in text
         assert re.search(r"bad failed \S*.*(cut off|truncated|wanted)", text)
     assert "1,000 a GB" in text or "1000 a GB" in text or "a month at" not in text
+
+
+def test_long_pauses_are_left_out_of_a_time_line():
+    tasks = [_Task("a", "node", 1, 1e9 + start, 2.0, False) for start in (0.0, 1.0, 500.0, 503.0)]
+    moved, cut = _without_pauses(tasks)
+    assert [task.start for task in moved] == [0.0, 1.0, 6.0, 9.0]
+    assert cut == 494.0
+
+
+def test_a_time_line_that_is_damaged_is_left_out():
+    for text in (
+        b"[]",
+        b"{}",
+        b'{"traceEvents": [{}], "otherData": {"started": 1}}',
+        b'{"traceEvents": 1, "otherData": {}}',
+        b"{",
+    ):
+        store = MemoryStore()
+        store.put(".nwc-catalog/a/timeline.json", text)
+        assert times(store, ["a", "b"]) == []
 
 
 def test_what_is_nothing_is_said(nwc, tmp_path):

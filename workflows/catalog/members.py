@@ -109,7 +109,8 @@ def _last_part(source: str, where: str) -> str:
 
 
 def find_models(store: Store, without: str = "") -> list[tuple[str, str, int]]:
-    """(name relative to the store's root, URI, bytes of safetensors) of all models in a store, by name.
+    """(name relative to the store's root, URI, bytes of safetensors) of all models in a store, by name as people count:
+    step_2000 before step_16000, so that for `base: auto` checkpoints of a training come in its order.
 
     Args:
         store: to list, once.
@@ -130,7 +131,13 @@ def find_models(store: Store, without: str = "") -> list[tuple[str, str, int]]:
             tied.add(folder)
         if file.endswith(SAFETENSORS):
             folders.setdefault(folder, []).append(info)
-    return sorted(_models(base, folders, tied))
+    return sorted(_models(base, folders, tied), key=_counted)
+
+
+def _counted(found: tuple[str, str, int]) -> tuple[list[tuple[int, int, str]], tuple[str, str, int]]:
+    """What names are sorted by: their numbers as numbers."""
+    parts = re.split(r"(\d+)", found[0])
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts], found
 
 
 def _models(base: str, folders: Mapping[str, list[ObjectInfo]], tied: set[str]) -> Iterator[tuple[str, str, int]]:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any
 
-from nwc_core.errors import FormatError, NotFoundError
 from nwc_core.store import Store, open_store
-from nwc_core.strict_json import parse_json
 from nwc_workflows.catalog.members import Member
-from nwc_workflows.catalog.records import FOLDER, TIMELINE, Status
+from nwc_workflows.catalog.records import Status
 from nwc_workflows.catalog.savings import savings
 from nwc_workflows.catalog.status import STATES, TROUBLED, ModelStatus, Summary, read_status
-from nwc_workflows.report.page import Card, Cell, Page, Plot, Section, Table
-from nwc_workflows.report.plots import Span, timeline
-from nwc_workflows.wording import bytes_text, duration_text, name_text
+from nwc_workflows.report.page import Card, Cell, Page, Section, Table
+from nwc_workflows.report.times import times
+from nwc_workflows.wording import bytes_text, name_text
 
-_READERS = 16
-_MOST_BARS = 60  # rows of a drawing that can still be read
 _KINDS = {
     "copies": "as in a base, or in another tensor before",
     "differences": "differences to a base",
@@ -53,7 +47,7 @@ def catalog_page(root: Store, members: Sequence[Member] | None, price: float) ->
     sections.append(_models(summary))
     if done:
         sections.append(_savings(root, done))
-        sections += _times(root, done)
+        sections += times(root, [record.name for record in done])
     counts = ", ".join(f"{summary.count(state):,} {state}" for state in STATES if summary.count(state))
     return Page(
         root.uri.rstrip("/").rpartition("/")[2] or root.uri,
@@ -125,70 +119,3 @@ def _savings(root: Store, done: Sequence[Status]) -> Table:
     ]
     headers = ("weights", "blocks", "before", "now", "times")
     return Table("What made it smaller", headers, rows, frozenset({1, 2, 3, 4}))
-
-
-def _times(root: Store, done: Sequence[Status]) -> list[Section]:
-    """When models ran, and what the workers did: of those runs whose time lines are there."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        traces = {
-            record.name: trace
-            for record, trace in zip(done, pool.map(lambda r: _trace(root, r.name), done), strict=True)
-            if trace
-        }
-    tasks = [
-        (
-            name,
-            event["pid"],
-            event["tid"],
-            trace["otherData"]["started"] + event["ts"] / 1e6,
-            event["dur"] / 1e6,
-            event["resumed"],
-        )
-        for name, trace in traces.items()
-        for event in trace["traceEvents"]
-    ]
-    if not tasks:
-        return []
-    zero = min(start for *_, start, _, _ in tasks)
-    names = [record.name for record in sorted(done, key=lambda record: record.started) if record.name in traces][
-        :_MOST_BARS
-    ]
-    spans = [
-        Span(names.index(name), start - zero, start - zero + seconds, int(resumed))
-        for name, _, _, start, seconds, resumed in tasks
-        if name in names
-    ]
-    legend = ["tasks", "of earlier runs"] if any(resumed for *_, resumed in tasks) else ["tasks"]
-    took = max(start + seconds for *_, start, seconds, _ in tasks) - zero
-    busy = sum(seconds for *_, seconds, _ in tasks)
-    more = f" The first {len(names)} models are shown." if len(names) < len(traces) else ""
-    note = f"{len(tasks):,} tasks in {duration_text(took)}, {busy / max(took, 1e-9):.2f} at once on average.{more}"
-    made: list[Section] = [
-        Plot(
-            "When models ran",
-            timeline([name_text(name) for name in names], spans, f"When the tasks of {len(names)} models ran", legend),
-            note,
-        )
-    ]
-    places = sorted({(node, process) for _, node, process, *_ in tasks})
-    if len(places) <= _MOST_BARS:
-        of_place = [
-            Span(places.index((node, process)), start - zero, start - zero + seconds, int(resumed))
-            for _, node, process, start, seconds, resumed in tasks
-        ]
-        labels = [f"node {node}, {process}" for node, process in places]
-        drawn = timeline(labels, of_place, f"What {len(places)} workers did", legend)
-        made.append(Plot("What workers did", drawn, "A row for each worker process, a bar for each task."))
-    return made
-
-
-def _trace(root: Store, name: str) -> dict[str, Any] | None:
-    """The time line of a model as it was kept; None if there is none, or it is damaged."""
-    key = f"{FOLDER}/{name}/{TIMELINE}"
-    try:
-        found = parse_json(root.get(key), key)
-        float(found["otherData"]["started"])
-        tasks = [event for event in found["traceEvents"] if event["ph"] == "X" and event["cat"] == "task"]
-        return {**found, "traceEvents": [{**event, "resumed": event["args"]["resumed"]} for event in tasks]}
-    except (NotFoundError, FormatError, KeyError, TypeError, ValueError):
-        return None
