@@ -21,6 +21,7 @@ from nwc_workflows.bench.contenders import find_contenders
 from nwc_workflows.bench.families import Family, find_families
 from nwc_workflows.bench.leave_one_out import LeaveOneOut
 from nwc_workflows.bench.leave_one_out_report import LeaveOneOutReport
+from nwc_workflows.bench.sheets import parts_text
 from nwc_workflows.bench.summary import BEST
 from nwc_workflows.bench.trained import Workshop
 from nwc_workflows.progress import Progress
@@ -144,7 +145,7 @@ def test_over_all_families_every_tensor_counts(measured: LeaveOneOutReport) -> N
 
 def test_a_reference_that_saw_the_family_is_pointed_out(measured: LeaveOneOutReport) -> None:
     assert measured.known == {"reference": ["conv"]}
-    assert "reference was trained on: conv" in measured.text()
+    assert "reference was trained on: conv" in parts_text(measured.parts())
     with pytest.raises(UsageError, match="'left-out'"):
         renamed = [[replace(group[0], name="left-out")] for group in measured.plan.references]
         replace(measured.plan, references=renamed)
@@ -171,7 +172,7 @@ def test_the_command(quick: None, nwc: Run, three: list[str], tmp_path: Path) ->
 
 
 def test_tables_for_people(measured: LeaveOneOutReport) -> None:
-    said = measured.text()
+    said = parts_text(measured.parts())
     for text in ("a + 1", "the better of them", "Kernels of 3x3", "bases besides", "Over all families, by rate"):
         assert text in said
 
@@ -194,7 +195,7 @@ def test_kernels_left_out_are_named_too(three: list[str], codec: Codec, tmp_path
     families = find_families([str(bare), three[0].split(",")[0]])
     plan = LeaveOneOut(families, ["fast"], find_contenders(["ideal-scalar"], ["fast"]), [3.0])
     report = LeaveOneOutReport(plan, [plan.measure(family, codec, silently) for family in families])
-    assert "left out of kernels, since coded without loss: bare/kernel" in report.text()
+    assert "left out of kernels, since coded without loss: bare/kernel" in parts_text(report.parts())
     found = report.data()["families"][0]
     assert found["coded_losslessly"] == found["convolutions_coded_losslessly"] == ["bare/kernel"]
 
@@ -206,7 +207,7 @@ def test_family_of_nothing_lossy(three: list[str], codec: Codec, tmp_path: Path)
     report = LeaveOneOutReport(plan, [plan.measure(family, codec, silently) for family in families])
     assert report.savings["bare"].references == []
     assert len(report.savings["all"].references[0].saved) == 1
-    assert "left out, since coded without loss: bare/constant\n" in report.text() + "\n"
-    assert "of kernels" not in report.text()
+    assert "left out, since coded without loss: bare/constant\n" in parts_text(report.parts()) + "\n"
+    assert "of kernels" not in parts_text(report.parts())
     assert [path.name for path in report.write_plots(tmp_path)] == ["saved.png"]
     assert isinstance(families[0], Family)
