@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib import resources
@@ -30,8 +30,9 @@ from nwc_core.errors import FormatError, NotFoundError, UnknownCodecError, Usage
 from nwc_core.importance import Importance, importances
 from nwc_core.lossless import decode_lossless, encode_lossless
 from nwc_core.matrices import Layout, default_layout
-from nwc_core.matrix_coder import MatrixCoder
+from nwc_core.matrix_coder import CodedMatrix, MatrixCoder
 from nwc_core.matrix_stream import Transforms
+from nwc_core.near_lossless import within
 from nwc_core.nwc_coder import NwcCoder
 from nwc_core.prior import Prior
 from nwc_core.quantise import Unsuitable
@@ -47,6 +48,9 @@ __all__ = ["MAX_CODEC_BYTES", "MIN_LOSSY_WEIGHTS", "PRESETS", "Codec", "lossy_ca
 PRESETS = {"scalar": 1, "fast": 4, "default": 8, "max": 256}  # trellis states
 # Below this a tensor's header and scales cost more than its weights save.
 MIN_LOSSY_WEIGHTS = 1024
+# Parts of an allowed error to take as step: all but what float32 rounds by; less where a narrower type rounds once more, for
+# which half is always enough.
+_SHARES_OF_ERROR = (1 - 2**-16, 0.9, 0.75, 0.5 - 2**-16)
 # Share of the original bytes from which lossless coding may be smaller: bfloat16 weights pack to about two thirds.
 _TRY_LOSSLESS = 0.625
 _VALUES_SAMPLED = 4096  # to see whether a tensor has few distinct values
@@ -265,17 +269,12 @@ class Codec:
         threads: int,
         importance: Sequence[Importance | None],
     ) -> EncodedTensor:
-        import torch
+        shape = tuple(weight.shape)
+        header_nbytes = 3 * len(shape) + 6 + 3 * layout.matrix_shape(shape)[0]
+        header_bits = 8 * header_nbytes / values.size
 
-        dtype, shape = from_torch(weight.dtype), tuple(weight.shape)
-        out = ByteWriter()
-        layout.write(out)
-        matrices = layout.to_matrices(values)
-        header_bits = 8 * (len(out) + 4 + 2 * len(shape) + 3 * len(matrices)) / values.size
-        side = len(out)
-        decoded = np.empty(matrices.shape, np.float32)
-        for index, matrix in enumerate(matrices):
-            coded = self.coder.encode(
+        def code(index: int, matrix: npt.NDArray[np.float32]) -> CodedMatrix:
+            return self.coder.encode(
                 matrix,
                 max(bits - header_bits, 1e-3),
                 n_states=n_states,
@@ -283,17 +282,39 @@ class Codec:
                 threads=threads,
                 importance=importance[index],
             )
-            side += coded.side_nbytes + 3
-            out.varint(len(coded.data))
-            out.raw(coded.data)
-            # From the points, by what decodes them, rounding to the tensor's own type included; that the entropy code
-            # gives the points back is left to `nwc verify`.
-            decoded[index] = coded.weights
-        result = torch.from_numpy(layout.from_matrices(decoded, shape)).to(weight.dtype)
-        mse = mean_squared_error(result.to(torch.float32).numpy(), values)
-        if not math.isfinite(mse):
-            raise Unsuitable  # a weight near the end of float16's range was rounded past it
-        return EncodedTensor(dtype, shape, "nwc", out.getvalue(), side_nbytes=side, mse=mse)
+
+        return _of_matrices(weight, values, layout, code)[0]
+
+    def encode_nearest(self, weight: torch.Tensor, max_error: float, *, threads: int = 1) -> EncodedTensor:
+        """Code a tensor so that no element is off by more than a bound, however many bits that takes.
+
+        What the lossy coder does not take, and what would be no smaller, is coded losslessly.
+
+        Args:
+            weight: of any dtype and shape.
+            max_error: above 0, in the unit of the weights.
+            threads: to work on; the result does not depend on it.
+
+        Raises:
+            UsageError: a codec of another architecture than "nwc", or an element type that safetensors lacks.
+        """
+        values = _lossy_values(weight, _dtype(weight).name)
+        lossless = encode_lossless(weight)
+        if values is None:
+            return lossless
+        layout = default_layout(tuple(weight.shape))
+        for share in _SHARES_OF_ERROR:
+
+            def code(index: int, matrix: npt.NDArray[np.float32], step: float = share * max_error) -> CodedMatrix:
+                return self._nwc.encode_nearest(matrix, step, threads)
+
+            try:
+                encoded, decoded = _of_matrices(weight, values, layout, code)
+            except Unsuitable:
+                break
+            if within(decoded, weight, max_error):
+                return encoded if encoded.nbytes < lossless.nbytes else lossless
+        return lossless
 
     def decode(
         self,
@@ -362,6 +383,36 @@ class Codec:
         if out is None:
             return tensor.to(encoded.dtype.torch)
         return out.view(encoded.shape) if in_place else out.view(encoded.shape).copy_(tensor)
+
+
+def _of_matrices(
+    weight: torch.Tensor,
+    values: npt.NDArray[np.float32],
+    layout: Layout,
+    code: Callable[[int, npt.NDArray[np.float32]], CodedMatrix],
+) -> tuple[EncodedTensor, torch.Tensor]:
+    """A tensor whose matrices are coded one by one, and what it decodes to. Raises Unsuitable."""
+    import torch
+
+    dtype, shape = from_torch(weight.dtype), tuple(weight.shape)
+    out = ByteWriter()
+    layout.write(out)
+    matrices = layout.to_matrices(values)
+    side = len(out)
+    decoded = np.empty(matrices.shape, np.float32)
+    for index, matrix in enumerate(matrices):
+        coded = code(index, matrix)
+        side += coded.side_nbytes + 3
+        out.varint(len(coded.data))
+        out.raw(coded.data)
+        # From the points, by what decodes them, rounding to the tensor's own type included; that the entropy code
+        # gives the points back is left to `nwc verify`.
+        decoded[index] = coded.weights
+    result = torch.from_numpy(layout.from_matrices(decoded, shape)).to(weight.dtype)
+    mse = mean_squared_error(result.to(torch.float32).numpy(), values)
+    if not math.isfinite(mse):
+        raise Unsuitable  # a weight near the end of float16's range was rounded past it
+    return EncodedTensor(dtype, shape, "nwc", out.getvalue(), side_nbytes=side, mse=mse), result
 
 
 def _dtype(weight: torch.Tensor) -> DType:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +57,41 @@ def mean_squared_difference(near: torch.Tensor, tensor: torch.Tensor) -> float:
     return min(found, sys.float_info.max)
 
 
-def within(near: torch.Tensor, tensor: torch.Tensor, max_relative_error: float) -> bool:
+def within(near: torch.Tensor, tensor: torch.Tensor, max_error: float) -> bool:
+    """Whether no element is off by more than that."""
+    return _close(near, tensor, lambda before: max_error)
+
+
+def within_relative(near: torch.Tensor, tensor: torch.Tensor, max_error: float) -> bool:
     """Whether no element is off by more than so much of its own magnitude."""
+    return _close(near, tensor, lambda before: max_error * before.abs())
+
+
+def _close(near: torch.Tensor, tensor: torch.Tensor, allowed: Callable[[torch.Tensor], torch.Tensor | float]) -> bool:
     import torch
 
     before, after = tensor.to(torch.float64), near.to(torch.float64)
-    close = (after - before).abs() <= max_relative_error * before.abs()
+    close = (after - before).abs() <= allowed(before)
     return bool((close | (after == before) | (before.isnan() & after.isnan())).all())
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What no element may be off by more than: so much (`absolute`), or so much of its own magnitude (`relative`).
+
+    Attributes:
+        absolute, relative: one of them is given.
+    """
+
+    absolute: float | None = None
+    relative: float | None = None
+
+    def holds(self, near: torch.Tensor, tensor: torch.Tensor) -> bool:
+        """Whether it does."""
+        if self.absolute is not None:
+            return within(near, tensor, self.absolute)
+        assert self.relative is not None
+        return within_relative(near, tensor, self.relative)
+
+    def __str__(self) -> str:
+        return f"{self.absolute:g}" if self.absolute is not None else f"{self.relative:g} of itself"

@@ -26,7 +26,7 @@ from nwc_core.matrix_stream import MatrixStream, Transforms
 from nwc_core.prior import Prior
 from nwc_core.prior_file import pack_prior, unpack_prior
 from nwc_core.problem import Problem, problem_of
-from nwc_core.quantise import encode_matrix
+from nwc_core.quantise import encode_matrix, encode_nearest
 from nwc_core.transform import SCALE_BITS
 from nwc_core.wire import ByteReader, ByteWriter
 
@@ -83,6 +83,15 @@ class NwcCoder:
             parts=self.parts,
             importance=importance,
         )
+        return self._coded(stream, weights)
+
+    def encode_nearest(self, matrix: npt.NDArray[np.float32], max_error: float, threads: int) -> CodedMatrix:
+        """See `nwc_core.quantise.encode_nearest`."""
+        return self._coded(
+            *encode_nearest(matrix, max_error, prior=self.prior, transforms=self.transforms, threads=threads)
+        )
+
+    def _coded(self, stream: MatrixStream, weights: npt.NDArray[np.float32]) -> CodedMatrix:
         out = ByteWriter()
         side = stream.write(out, self.prior)
         return CodedMatrix(out.getvalue(), side, weights)

@@ -116,8 +116,13 @@ class Problem:
         points = search_columns(u, row_level[rows], column_level, self.n_states, shape, self.upper)
         return points.reshape(-1), level.T.reshape(-1)
 
-    def quantise(self, tables: int, step: float) -> Quantised:
-        """All points at one step, with the tables of one shape."""
+    def quantise(self, tables: int, step: float, *, nearest: bool = False) -> Quantised:
+        """All points at one step, with the tables of one shape.
+
+        Args:
+            tables, step: see there.
+            nearest: round, whatever that takes: with one state and without feedback only.
+        """
         header = self._header(tables, step)
         spans, shape = header.segments(), self.prior.tables[tables]
         columns = None if self.upper is None else self._by_columns(header, self.upper)
@@ -127,7 +132,7 @@ class Problem:
             level = header.levels(first, last)
             if columns is None:
                 u = self._in_steps(slice(first, last), header)
-                points = search(u.reshape(-1), level, header.lanes, header.n_states, shape)
+                points = _rounded(u) if nearest else search(u.reshape(-1), level, header.lanes, header.n_states, shape)
             else:
                 points = to_tiles(columns[first:last], header.lanes)
             return points, code_length(points, level, shape)
@@ -182,6 +187,12 @@ class Problem:
                 scales = real.scales(np.full(header.m, log2_step), np.zeros(header.n))
                 found.append(replace(header, absolute=(rows, columns), scales=scales))
         return found
+
+
+def _rounded(u: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """The nearest points, flat: those of a single state are even."""
+    points: npt.NDArray[np.int32] = 2 * np.rint(u.reshape(-1) / np.float32(2)).astype(np.int32)
+    return points
 
 
 def plain_problem(coefficients: Coefficients, n_states: int, threads: int, *, row_steps: bool = False) -> Problem:

@@ -31,6 +31,7 @@ _PILOT_SHARE, _MIN_PILOT, _MAX_PILOT = 1 / 16, 1 << 16, 1 << 18
 _PILOTS, _NEAR = 2, 0.05  # one is enough if it moved the step by less than this, in octaves
 _TOLERANCE = 0.004  # bits per weight
 _ATTEMPTS = 8
+_ANY_BITS = 4.0  # a rate that nothing depends on where there is no basis to decide about
 _MAX_POINT = 1 << 22  # of an unquantised weight in steps; beyond, float32 could not hold the point exactly
 
 
@@ -87,6 +88,35 @@ def encode_matrix(
         except Inexact:
             continue
     raise AssertionError("without transform and bases there are no sums")
+
+
+def encode_nearest(
+    weight: npt.NDArray[np.float32], max_error: float, *, prior: Prior, transforms: Transforms, threads: int = 1
+) -> tuple[MatrixStream, npt.NDArray[np.float32]]:
+    """Code a matrix by rounding: no weight is off by more than `max_error`, but for the rounding of float32.
+
+    Args:
+        weight: [m, n], finite.
+        max_error: above 0.
+        prior, transforms, threads: as for `encode_matrix`.
+
+    Raises:
+        Unsuitable: a step or a point would leave the range of the format.
+    """
+    largest = max(float(weight.max()), -float(weight.min()))
+    if not (steps.MIN_STEP < max_error < steps.MAX_STEP and largest < steps.MAX_STEP * _MAX_POINT):
+        raise Unsuitable
+    if largest <= max_error:  # all points are 0
+        weight = np.zeros_like(weight)
+        spread = Spread(np.zeros(weight.shape[0]), np.zeros(weight.shape[1]))
+        coefficients = Coefficients(weight, spread, 0, (), prior)
+    else:
+        coefficients = decorrelate(weight, _ANY_BITS, 1, prior, transforms, Parts(bases=False, transforms=False))
+    if coefficients.peak / max_error > _MAX_POINT:
+        raise Unsuitable
+    problem = plain_problem(coefficients, 1, threads)
+    found = [problem.quantise(shape, max_error, nearest=True) for shape in range(len(prior.tables))]
+    return _coded(min(found, key=lambda quantised: quantised.rate), prior, transforms, threads)
 
 
 def _at_rate(problem: Problem, bits: float) -> Quantised:

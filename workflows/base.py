@@ -14,7 +14,7 @@ from nwc_core.delta import difference, encode_exact_delta, same_as_base, with_ba
 from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import NotFoundError, StoreError
 from nwc_core.lossless import encode_lossless
-from nwc_core.near_lossless import mean_squared_difference, rounded
+from nwc_core.near_lossless import Bound, mean_squared_difference, rounded
 from nwc_core.store import Store, open_store
 from nwc_workflows.blocks import Block
 
@@ -109,11 +109,15 @@ def encode_exact(tensor: torch.Tensor, base: torch.Tensor | None) -> EncodedTens
     return alone if against is None or alone.nbytes <= against.nbytes else against
 
 
-def encode_within(tensor: torch.Tensor, max_relative_error: float | None, base: torch.Tensor | None) -> EncodedTensor:
-    """The same for a tensor whose floats may be off by so much of their magnitude; None for not at all."""
-    if max_relative_error is None:
+def encode_within(codec: Codec, tensor: torch.Tensor, bound: Bound | None, base: torch.Tensor | None) -> EncodedTensor:
+    """The same for a tensor whose floats may be off by so much; None for not at all."""
+    if bound is None:
         return encode_exact(tensor, base)
-    near = rounded(tensor, max_relative_error)
+    if bound.absolute is not None:
+        exact, coded = encode_exact(tensor, base), codec.encode_nearest(tensor, bound.absolute)
+        return coded if coded.nbytes < exact.nbytes else exact
+    assert bound.relative is not None
+    near = rounded(tensor, bound.relative)
     encoded = encode_exact(near, base)
     if near is tensor:
         return encoded

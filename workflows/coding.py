@@ -20,6 +20,7 @@ from nwc_core.delta import difference
 from nwc_core.encoded import EncodedTensor
 from nwc_core.errors import NwcError, UsageError
 from nwc_core.lossless import encode_lossless
+from nwc_core.near_lossless import Bound
 from nwc_core.store import Store
 from nwc_workflows.allocate import Lossless, Measured, Unreached
 from nwc_workflows.base import BaseArtifact, encode_lossy, encode_within
@@ -155,13 +156,13 @@ def code_blocks(
                 if rate is not None:
                     encoded = encode_lossy(parsed, tensor, rate, others, preset=preset, **weighing)
                 else:
-                    encoded = encode_within(tensor, bound, others)
+                    encoded = encode_within(parsed, tensor, bound, others)
             coded.append(CodedBlock(block, encoded, digest))
     return coded
 
 
-def _bound(options: CompressOptions | None, block: Block) -> float | None:
-    return None if options is None else options.error_of(block.tensor.name)
+def _bound(options: CompressOptions | None, block: Block) -> Bound | None:
+    return None if options is None else options.bound_of(block.tensor.name)
 
 
 def measure_task(

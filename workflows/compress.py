@@ -191,7 +191,7 @@ def _by_task(plan: Plan, allocation: Allocation | None) -> list[tuple[float, ...
     return [tuple(islice(rates, count)) for count in counts]
 
 
-_compiled: set[tuple[str, bool, bool]] = set()
+_compiled: set[tuple[str, bool, bool, bool]] = set()
 
 
 def _compile_kernels(plan: Plan) -> None:
@@ -201,13 +201,16 @@ def _compile_kernels(plan: Plan) -> None:
     """
     import torch
 
-    kernels = (plan.options.preset, plan.calibration is not None, plan.options.sized)
+    options = plan.options
+    kernels = (options.preset, plan.calibration is not None, options.sized, options.max_absolute_error is not None)
     if kernels in _compiled:
         return
     _compiled.add(kernels)
     codec, weight = plan.codec, torch.linspace(-1, 1, MIN_LOSSY_WEIGHTS).reshape(32, -1)
     for dtype in {block.tensor.dtype for block in plan.blocks if not block.lossy}:
         codec.decode(encode_lossless(weight.to(dtype.torch)))
+    if plan.options.max_absolute_error is not None:
+        codec.decode(codec.encode_nearest(weight, 0.01))
     if not plan.options.sized:
         return
     columns = weight.shape[1]

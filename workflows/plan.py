@@ -17,6 +17,7 @@ from nwc_core.artifact.objects import check_key
 from nwc_core.codec import PRESETS, Codec
 from nwc_core.encoded import MAX_RANK
 from nwc_core.errors import FormatError, UsageError
+from nwc_core.near_lossless import Bound
 from nwc_core.store import Store, open_store
 from nwc_core.strict_json import shown
 from nwc_workflows.block_statistics import shared_columns, statistics_memory
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MIN_BITS = 0.25  # of a lossy tensor; below this nothing of a model is left
 MAX_BITS = 16.0  # of a lossy tensor
 DEFAULT_BITS = 4.5
+UNSIZED = ("lossless", "max_relative_error", "max_absolute_error")  # options that take the place of a size
 MAX_ELEMENTS = 1 << 48  # as in an index and a coded tensor
 _HIGHEST_MEASURED = 8  # about which rate curves are measured, bits per weight: beyond, damping no longer matters
 # A size is aimed at from below: what a run gives is off by about as much, and only what is too large must be corrected.
@@ -58,6 +60,7 @@ class CompressOptions:
         lossless: all tensors are stored bit for bit, however large that makes it.
         lossless_tensors: patterns of names of tensors that are, as of a shell.
         max_relative_error: instead of a size: no float of the others is off by more of its own magnitude.
+        max_absolute_error: instead of a size: no float of the others is off by more.
 
     Raises:
         UsageError: an option out of its range, or two that exclude each other.
@@ -71,14 +74,17 @@ class CompressOptions:
     lossless: bool = False
     lossless_tensors: tuple[str, ...] = ()
     max_relative_error: float | None = None
+    max_absolute_error: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_relative_error is not None and not 0 < self.max_relative_error < 0.5:
             raise UsageError(f"max_relative_error: found {self.max_relative_error}; wanted above 0 and below 0.5")
+        if self.max_absolute_error is not None and not 0 < self.max_absolute_error < math.inf:
+            raise UsageError(f"max_absolute_error: found {self.max_absolute_error}; wanted above 0")
         if not self.sized:
-            this = "lossless" if self.lossless else "max_relative_error"
-            for name in ("bits", "max_bytes", "quality", "gate", "max_relative_error"):
-                if name != this and getattr(self, name) is not None:
+            this = next(name for name in UNSIZED if getattr(self, name))
+            for name in ("bits", "max_bytes", "quality", "gate", *UNSIZED):
+                if name != this and getattr(self, name) not in (None, False):
                     raise UsageError(f"{this} and {name}: found both; wanted one of them")
             object.__setattr__(self, "preset", "default")  # nothing is searched: all make the same artifact
         # All of them that make the same artifact are the same.
@@ -115,11 +121,13 @@ class CompressOptions:
     @property
     def sized(self) -> bool:
         """Whether there is a size to meet, or a quality: else tensors take what they take."""
-        return not self.lossless and self.max_relative_error is None
+        return not any(getattr(self, name) for name in UNSIZED)
 
-    def error_of(self, name: str) -> float | None:
-        """By how much of its own magnitude a float of a tensor that is not coded lossily may be off; None for not at all."""
-        return None if self.is_lossless(name) else self.max_relative_error
+    def bound_of(self, name: str) -> Bound | None:
+        """What the floats of a tensor may be off by where there is no size to meet; None for not at all."""
+        if self.sized or self.is_lossless(name):
+            return None
+        return Bound(self.max_absolute_error, self.max_relative_error)
 
 
 @dataclass(frozen=True)

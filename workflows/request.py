@@ -14,7 +14,7 @@ from nwc_core.codec import Codec
 from nwc_core.errors import UsageError
 from nwc_core.store import Store
 from nwc_workflows.compress import CompressResult, compress, work
-from nwc_workflows.plan import CompressOptions, Plan, make_plan
+from nwc_workflows.plan import UNSIZED, CompressOptions, Plan, make_plan
 
 if TYPE_CHECKING:
     from nwc_infra.capacity import Capacity
@@ -56,7 +56,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.options.sized:
-            this = "lossless" if self.options.lossless else "max-relative-error"
+            this = next(name for name in UNSIZED if getattr(self.options, name)).replace("_", "-")
             for name in ("calibration", "quality_data", "recover"):
                 if getattr(self, name) is not None:
                     option = f"--{name.replace('_', '-')}"

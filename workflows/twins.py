@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from nwc_core.artifact.index_checks import MAX_SHARING
+from nwc_core.near_lossless import Bound
 from nwc_workflows.base import BaseArtifact
 from nwc_workflows.blocks import Block
 from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes
@@ -75,20 +76,20 @@ class Copies:
         self._base = base
         self._firsts: dict[Hashable, _First] = {}
 
-    def add(self, position: int, block: Block, source_sha256: bytes, max_relative_error: float | None = None) -> None:
+    def add(self, position: int, block: Block, source_sha256: bytes, bound: Bound | None = None) -> None:
         """Remember a block at this position in its task; arguments as for `find`."""
         if block.tensor.nbytes >= MIN_NBYTES:
-            self._firsts.setdefault(_key(block, source_sha256, max_relative_error), _First(position, block))
+            self._firsts.setdefault(_key(block, source_sha256, bound), _First(position, block))
 
-    def find(self, block: Block, source_sha256: bytes, max_relative_error: float | None = None) -> int | None:
+    def find(self, block: Block, source_sha256: bytes, bound: Bound | None = None) -> int | None:
         """The position of a block that this one is a copy of, the same range of its tensor, and may share its bytes with.
 
         Args:
             block: that nothing weighs the errors of: else it is to be coded for what it does itself.
             source_sha256: digest of its source bytes.
-            max_relative_error: by which its weights may be off.
+            bound: on what its weights may be off by.
         """
-        first = self._firsts.get(_key(block, source_sha256, max_relative_error))
+        first = self._firsts.get(_key(block, source_sha256, bound))
         if first is None or first.sharing == MAX_SHARING:
             return None
         if self._base is not None and not self._base.alike(first.block, block):
@@ -97,6 +98,6 @@ class Copies:
         return first.position
 
 
-def _key(block: Block, source_sha256: bytes, max_relative_error: float | None) -> Hashable:
+def _key(block: Block, source_sha256: bytes, bound: Bound | None) -> Hashable:
     tensor = block.tensor
-    return tensor.dtype, tensor.shape, block.start, block.shape, block.lossy, source_sha256, max_relative_error
+    return tensor.dtype, tensor.shape, block.start, block.shape, block.lossy, source_sha256, bound

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nwc_core.artifact.index import BlockRow
-from nwc_core.artifact.manifest import CarriedFile, DerivedFile, JobValue
+from nwc_core.artifact.manifest import CarriedFile, DerivedFile, Manifest
 from nwc_core.artifact.objects import ObjectRef, check_object
 from nwc_core.artifact.payload import check_payload
 from nwc_core.artifact.reader import Artifact
 from nwc_core.encoded import LOSSY_CODERS
 from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
-from nwc_core.near_lossless import mean_squared_difference, within
+from nwc_core.near_lossless import Bound, mean_squared_difference
 from nwc_core.openmp import work_alone
 from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
 
@@ -61,6 +61,7 @@ def verify(
     rows: dict[str, list[BlockRow]] = defaultdict(list)
     for row in artifact.index:
         rows[row.object].append(row)
+    bound = bound_of(manifest)
     problems: list[Problem] = []
     others: list[ObjectRef | CarriedFile | DerivedFile] = [manifest.codec, *manifest.files, *manifest.derived]
     for item in others:
@@ -92,7 +93,7 @@ def verify(
 
     def compare(row: BlockRow, decoded: torch.Tensor) -> None:
         if source is not None:
-            _compare(row, decoded, source, tensors.get(row.tensor), manifest.job.get("max_relative_error"))
+            _compare(row, decoded, source, tensors.get(row.tensor), bound)
 
     with ThreadPoolExecutor(threads, initializer=work_alone) as pool:
         for ref, found in zip(manifest.payloads, pool.map(check, manifest.payloads), strict=True):
@@ -101,6 +102,14 @@ def verify(
     if source is not None:
         problems += _missing(artifact, source)
     return problems
+
+
+def bound_of(manifest: Manifest) -> Bound | None:
+    """What the artifact promises that no float is off by more than; None if nothing."""
+    absolute, relative = (manifest.job.get(f"max_{kind}_error") for kind in ("absolute", "relative"))
+    if isinstance(absolute, float):
+        return Bound(absolute=absolute)
+    return Bound(relative=relative) if isinstance(relative, float) else None
 
 
 def _check_block(
@@ -117,7 +126,7 @@ def _check_block(
 
 
 def _compare(
-    row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None, bound: JobValue
+    row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None, bound: Bound | None
 ) -> None:
     """A decoded block and the source's tensor of its name. Raises FormatError where they differ."""
     where = _where(row)
@@ -128,9 +137,9 @@ def _compare(
     if hashlib.sha256(original).digest() != row.source_sha256:
         raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
     wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
-    if isinstance(bound, float) and row.mse > 0:
-        if not within(decoded, wanted, bound):
-            raise FormatError(where, f"a weight that is off by more than {bound:g} of itself", "none, as was promised")
+    if bound is not None and row.mse > 0 and not bound.holds(decoded, wanted):
+        raise FormatError(where, f"a weight that is off by more than {bound}", "none, as was promised")
+    if bound is not None and row.mse > 0 and row.coder not in LOSSY_CODERS:
         wanted_mse = mean_squared_difference(decoded, wanted)
         if not math.isclose(wanted_mse, row.mse, rel_tol=_MSE_TOLERANCE):
             raise FormatError(where, f"mean squared error {wanted_mse:.6g}", f"{row.mse:.6g}, as recorded")

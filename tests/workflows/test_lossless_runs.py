@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,10 @@ from safetensors.torch import load_file
 import nwc_core
 from nwc_core.encoded import LOSSY_CODERS
 from nwc_core.lossless import tensor_bytes
+from nwc_core.store import open_store
+from nwc_workflows.compress import compress
+from nwc_workflows.plan import CompressOptions, make_plan
+from nwc_workflows.verify import verify
 
 
 def coders(folder):
@@ -120,11 +125,46 @@ def test_within_a_named_error(nwc, model, ray_cluster, small_tasks, tmp_path):
     assert "at most" in out
 
 
+def test_within_an_error_that_is_the_same_for_all(nwc, model, ray_cluster, small_tasks, tmp_path):
+    code, out, err = nwc("compress", model, tmp_path / "near.nwc", "--max-absolute-error", 0.001, "--output", "json")
+    assert code == 0, err
+    nbytes = json.loads(out)["weight_bytes"]
+    _, out, _ = nwc("compress", model, tmp_path / "exact.nwc", "--lossless", "--output", "json")
+    assert nbytes < 0.5 * json.loads(out)["weight_bytes"]
+    tensors, found = {**lossy_tensors(), **lossless_tensors()}, nwc_core.load(tmp_path / "near.nwc")
+    for name, tensor in tensors.items():
+        if name in lossy_tensors():
+            assert 0 < (found[name].double() - tensor.double()).abs().max() <= 0.001
+        else:
+            assert tensor_bytes(found[name]).tobytes() == tensor_bytes(tensor).tobytes()
+    code, out, err = nwc("verify", tmp_path / "near.nwc", "--source", model)
+    assert code == 0, err
+    assert "no float of the others is off by more than 0.001\n" in out
+
+
+def test_a_bound_that_does_not_hold_is_found(model, codec, ray_cluster, small_tasks, tmp_path):
+    made = make_plan(model, codec, CompressOptions(max_absolute_error=0.001))
+    promised = replace(made, options=replace(made.options, max_absolute_error=0.0005))
+    artifact = nwc_core.open(tmp_path / "near.nwc") if compress(made, open_store(tmp_path / "near.nwc")) else None
+    assert verify(artifact, made.checkpoint) == []
+    artifact.manifest.job["max_absolute_error"] = promised.options.max_absolute_error
+    problems = verify(artifact, made.checkpoint)
+    assert {problem.where for problem in problems} == set(lossy_tensors())
+    assert all("off by more than 0.0005" in str(problem.error) for problem in problems)
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
 @pytest.mark.parametrize("others", [("--bits", 4), ("--lossless",), ("--quality", "kl=1")])
-def test_an_error_and_a_rate_are_refused(nwc, model, tmp_path, others):
-    code, _, err = nwc("compress", model, tmp_path / "out", "--max-relative-error", 0.01, *others)
+def test_an_error_and_a_rate_are_refused(nwc, model, tmp_path, others, kind):
+    code, _, err = nwc("compress", model, tmp_path / "out", f"--max-{kind}-error", 0.01, *others)
     assert code == 2
-    assert "max_relative_error" in err
+    assert f"max_{kind}_error" in err
+
+
+def test_two_bounds_are_refused(nwc, model, tmp_path):
+    code, _, err = nwc("compress", model, tmp_path / "out", "--max-relative-error", 0.1, "--max-absolute-error", 0.1)
+    assert code == 2
+    assert "max_relative_error and max_absolute_error: found both; wanted one of them" in err
 
 
 @pytest.mark.parametrize("bound", [0, 0.5, -1, "nan"])

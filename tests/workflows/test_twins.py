@@ -61,7 +61,9 @@ def shared(artifact):
     return {t.name: t.copy_of for t in summarise(artifact) if t.copy_of is not None}
 
 
-@pytest.mark.parametrize("options", [{"bits": 9}, {"lossless": True}, {"max_relative_error": 0.01}])
+@pytest.mark.parametrize(
+    "options", [{"bits": 9}, {"lossless": True}, {"max_relative_error": 0.01}, {"max_absolute_error": 0.001}]
+)
 def test_a_copy_takes_no_bytes(made, options):
     artifact = made(tied(), **options)
     assert shared(artifact) == {"head": "embed"}

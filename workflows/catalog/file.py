@@ -19,9 +19,9 @@ NAME = "{name}"  # in a location: replaced by the model's name
 RECORD_FILES = ("status.json", "timeline.json")  # below a model's name, see `nwc_workflows.catalog.records`
 
 # Options that say the same thing in different ways: an entry that has one of them has none of the defaults' others.
-_SIZES = ("bits", "max_bytes", "quality", "lossless", "max_relative_error")
+_SIZES = ("bits", "max_bytes", "quality", "lossless", "max_relative_error", "max_absolute_error")
 _JUDGES = ("quality", "gate")
-_OF_PLAN = ("bits", "max_bytes", "preset", "lossless", "max_relative_error")
+_OF_PLAN = ("bits", "max_bytes", "preset", "lossless", "max_relative_error", "max_absolute_error")
 _OF_MEASURING = ("kind", "max_tokens", "max_items", "window", "factory")
 _OF_REQUEST = ("calibration", "base", "quality_data", "recover", "recover_data", "recover_steps", "scratch")
 _T = TypeVar("_T")
@@ -91,6 +91,7 @@ class Options(_Section):
     lossless: bool | None = None
     lossless_tensor: list[str] | None = None
     max_relative_error: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    max_absolute_error: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that the file has, null ones too."""

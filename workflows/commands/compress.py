@@ -51,6 +51,7 @@ def compress(
     lossless: bool,
     lossless_tensors: tuple[str, ...],
     max_relative_error: float | None,
+    max_absolute_error: float | None,
     scratch: str | None,
     address: str | None,
     workers: int | None,
@@ -69,6 +70,7 @@ def compress(
         lossless=lossless,
         lossless_tensors=lossless_tensors,
         max_relative_error=max_relative_error,
+        max_absolute_error=max_absolute_error,
     )
     named = {name: more.pop(name) for name in ("quality_data", "recover", "recover_data", "recover_steps")}
     request = Request(source, options, calibration, base, **named, measuring=more, scratch=scratch)

@@ -128,6 +128,13 @@ compress_options = _all_of(
         metavar="R",
         help="Instead of a size: no weight is off by more than R of its own magnitude, e.g. 0.01.",
     ),
+    click.option(
+        "--max-absolute-error",
+        type=float,
+        default=None,
+        metavar="E",
+        help="Instead of a size: no weight is off by more than E, e.g. 0.001.",
+    ),
 )
 
 quality_options = _all_of(
@@ -194,6 +201,7 @@ def chosen_options(
     lossless: bool = False,
     lossless_tensors: tuple[str, ...] = (),
     max_relative_error: float | None = None,
+    max_absolute_error: float | None = None,
 ) -> CompressOptions:
     """What the options of a command ask for. Raises UsageError if that makes no sense."""
     from nwc_core.errors import UsageError
@@ -210,7 +218,8 @@ def chosen_options(
         raise UsageError("lossless and preset: found both; wanted one of them")
     sizes = {"bits": bits, "max_bytes": max_bytes}
     return CompressOptions(
-        **dict[str, Any](**sizes, **found, max_relative_error=max_relative_error),
+        **dict[str, Any](**sizes, **found),
+        **dict[str, Any](max_relative_error=max_relative_error, max_absolute_error=max_absolute_error),
         **dict[str, Any](preset=preset, lossless=lossless, lossless_tensors=lossless_tensors),
     )
 

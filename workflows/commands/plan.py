@@ -43,6 +43,7 @@ def plan(
     lossless: bool,
     lossless_tensors: tuple[str, ...],
     max_relative_error: float | None,
+    max_absolute_error: float | None,
     address: str | None,
     workers: int | None,
 ) -> None:
@@ -62,6 +63,7 @@ def plan(
         lossless=lossless,
         lossless_tensors=lossless_tensors,
         max_relative_error=max_relative_error,
+        max_absolute_error=max_absolute_error,
     )
     target = options.quality
     made = make_plan(source, Codec.load(codec), options, open_calibration(calibration), base=open_base(base))
@@ -131,7 +133,7 @@ def describe(plan: Plan, allocation: Allocation | None = None) -> dict[str, Any]
             entry["bits"] = entry.get("bits", 0.0) + next(rates) * block.numel / block.tensor.numel
     sized = {
         name: value
-        for name in ("max_bytes", "max_relative_error")
+        for name in ("max_bytes", "max_relative_error", "max_absolute_error")
         if (value := getattr(plan.options, name)) is not None
     }
     predicted = {} if allocation is None else {"predicted_loss": allocation.loss}
@@ -178,7 +180,7 @@ def summary_text(data: dict[str, Any]) -> str:
     times = data["source_bytes"] / max(1, data["predicted_bytes"])
     coded = f"{lossy} coded by nwc at {data['bits_of_lossy_tensors']:.3f} bits per weight, " if lossy else ""
     # What is stored without loss is coded in a plan where it is little; else it counts as what it is.
-    counted = data["lossless_measured"] and not data.get("max_relative_error")
+    counted = data["lossless_measured"] and not (data.get("max_relative_error") or data.get("max_absolute_error"))
     about = "at most" if not lossy and not counted else "about"
     lines = [
         f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {coded}{len(data['tensors']) - lossy} losslessly",

@@ -26,6 +26,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
     from nwc_core.artifact.fetch import available_cores
     from nwc_core.encoded import LOSSY_CODERS
     from nwc_workflows.sources import open_checkpoint
+    from nwc_workflows.verify import bound_of
     from nwc_workflows.verify import verify as run
 
     checkpoint = open_checkpoint(source) if source else None
@@ -37,7 +38,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
             problems = run(
                 opened, checkpoint, threads=min(available_cores(), _MAX_THREADS), on_progress=progress.advance
             )
-        near = manifest.job.get("max_relative_error")
+        near = bound_of(manifest)
         tuned = [] if near else list(dict.fromkeys(row.tensor for row in opened.index if row.tuned))
         inexact = {row.tensor for row in opened.index if row.coder in LOSSY_CODERS or row.mse > 0}
         exact = manifest.counts.tensors - len(inexact)
@@ -64,7 +65,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
     exactly = "all" if exact == data["tensors"] else str(exact)
     compared += f"; {exactly} {'equal it' if source else 'are stored'} bit for bit"
     if near:
-        compared += f", no float of the others is off by more than {near:g} of itself"
+        compared += f", no float of the others is off by more than {near}"
     output.result(
         data,
         f"{data['artifact']}: {len(problems)} problems"
