@@ -20,6 +20,11 @@ def amount_text(amount: float, unit: str) -> str:
     return bytes_text(amount) if unit == "B" else f"{amount:,.0f} {unit}"
 
 
+def count_text(count: int, thing: str) -> str:
+    """1 task, 2 tasks, 10,000 tasks."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def rate_text(amount: float, seconds: float, unit: str) -> str:
     """Amount per second, unit as in amount_text."""
     rate = amount / max(seconds, 1e-9)

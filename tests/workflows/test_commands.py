@@ -136,7 +136,7 @@ def test_plan_in_words(nwc, model):
     assert any(re.fullmatch(r"scalar\s+F32\s+scalar\s+lossless\s+1", line) for line in lines)
     assert re.search(rf"{len(NAMES)} tensors, {WEIGHTS:,} weights: \d+ coded by nwc at \d\.\d+ bits per weight", out)
     assert re.search(r"\d+ kB of weights become about \d+ kB \(\d+\.\d{3} bits per weight, \d\.\d times smaller\)", out)
-    assert re.search(r"1 tasks, each worker holds at most \d+ MB", out)
+    assert re.search(r"1 task, each worker holds at most \d+ MB", out)
 
 
 def test_compress_in_words(nwc, model, tmp_path, ray_cluster):

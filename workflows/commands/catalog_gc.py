@@ -8,7 +8,7 @@ import click
 
 from nwc_workflows.commands.catalog_options import open_catalog
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, name_text
 
 if TYPE_CHECKING:
     from nwc_workflows.catalog.rubbish import Rubbish
@@ -80,6 +80,6 @@ def gc(output: Output, catalog: str, really: bool, older_than: float) -> None:
             ],
             "left_alone": [{"place": p.place, "reason": p.reason} for p in found.kept],
         },
-        f"{root.uri}: {objects} objects ({bytes_text(nbytes)}) and {uploads} unfinished uploads "
+        f"{root.uri}: {count_text(objects, 'object')} ({bytes_text(nbytes)}) and {uploads} unfinished uploads "
         + ("deleted" if really else "can be deleted: --delete does it"),
     )

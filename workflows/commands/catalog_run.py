@@ -9,7 +9,7 @@ import click
 from nwc_workflows.commands.catalog_options import record_data
 from nwc_workflows.commands.options import ray_options
 from nwc_workflows.console import ExitCode, Output, with_output
-from nwc_workflows.wording import bytes_text, duration_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, duration_text, name_text
 
 if TYPE_CHECKING:
     from nwc_workflows.catalog.model import Result
@@ -35,7 +35,9 @@ def run(output: Output, catalog: str, address: str | None, workers: int | None) 
     read = read_catalog(catalog)
     codec = Codec.load(read.codec)
     members = with_bases(find_members(read, catalog), catalog)
-    output.note(f"{len(members)} models, {bytes_text(sum(member.nbytes for member in members))} of weights")
+    output.note(
+        f"{count_text(len(members), 'model')}, {bytes_text(sum(member.nbytes for member in members))} of weights"
+    )
     ended = run_catalog(
         members,
         read.root,

@@ -10,7 +10,7 @@ import click
 
 from nwc_workflows.commands.catalog_options import open_catalog, record_data
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, duration_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, duration_text, name_text
 
 if TYPE_CHECKING:
     from nwc_core.store import Store
@@ -92,7 +92,7 @@ def _summary_text(summary: Summary, price: float | None) -> str:
     from nwc_workflows.catalog.status import STATES
 
     counts = ", ".join(f"{summary.count(state)} {state}" for state in STATES if summary.count(state))
-    text = f"{len(summary.models)} models: {counts or 'no records'}"
+    text = f"{count_text(len(summary.models), 'model')}: {counts or 'no records'}"
     if summary.artifact_nbytes:
         times = summary.source_nbytes / summary.artifact_nbytes
         text += (

@@ -15,7 +15,7 @@ from nwc_workflows.commands.options import (
     unreached_text,
 )
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, duration_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, duration_text, name_text
 
 if TYPE_CHECKING:
     from nwc_core.store import Store
@@ -78,7 +78,7 @@ def compress(
     _say_plan(output, prepared.plan)
     store = open_store(destination, "destination")
     output.note(
-        f"{len(prepared.plan.tasks)} tasks; "
+        f"{count_text(len(prepared.plan.tasks), 'task')}; "
         + (f"connecting to Ray at {address}" if address else "starting a local Ray")
     )
     done = prepared.run(
@@ -153,8 +153,9 @@ def _say_done(output: Output, plan: Plan, store: Store, finished: Done) -> None:
     smaller = f"{times:.2f} times smaller" if times >= 1 else f"{1 / times:.2f} times larger"
     output.result(
         data,
-        f"{store.uri}: {counts.tensors} tensors, {bytes_text(done.source_nbytes)} -> {bytes_text(done.weight_nbytes)}, "
-        f"{smaller}, {done.bits_per_weight:.3f} bits per weight, "
+        f"{store.uri}: {count_text(counts.tensors, 'tensor')}, "
+        f"{bytes_text(done.source_nbytes)} -> {bytes_text(done.weight_nbytes)}, {smaller}, "
+        f"{done.bits_per_weight:.3f} bits per weight, "
         f"{duration_text(done.seconds)}; and {bytes_text(done.carried_nbytes)} of other files",
     )
 
@@ -177,7 +178,8 @@ def _recovery_text(recovered: Recovered) -> str:
             f"{recovered.before:.4g}; all tensors stay as they were"
         )
     return (
-        f"recovery: {len(recovered.tensors)} tensors tuned in {recovered.steps} steps; {recovered.unit}, on data held out: "
+        f"recovery: {count_text(len(recovered.tensors), 'tensor')} tuned in {recovered.steps} steps; "
+        f"{recovered.unit}, on data held out: "
         f"{recovered.before:.4g} -> {recovered.after:.4g} ({100 * recovered.gain:.1f} % less)"
     )
 

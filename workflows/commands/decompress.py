@@ -6,7 +6,7 @@ import click
 
 from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, name_text
 
 
 @click.command()
@@ -35,4 +35,4 @@ def decompress(output: Output, artifact: str, base: str | None, destination: str
     }
     for skipped in manifest.skipped:
         output.note(f"not in the artifact: {name_text(skipped.path)}: {skipped.reason}")
-    output.result(data, f"{store.uri}: {len(restored)} files, {bytes_text(size)}")
+    output.result(data, f"{store.uri}: {count_text(len(restored), 'file')}, {bytes_text(size)}")

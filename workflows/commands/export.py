@@ -8,7 +8,7 @@ import click
 
 from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, name_text
 
 _UNITS = {
     "b": 1,
@@ -75,4 +75,6 @@ def export(
     }
     for left_out in skipped:
         output.note(f"not in the artifact: {name_text(left_out.path)}: {left_out.reason}")
-    output.result(data, f"{store.uri}: {len(written)} files, {len(plan.weights)} of weights, {bytes_text(size)}")
+    output.result(
+        data, f"{store.uri}: {count_text(len(written), 'file')}, {len(plan.weights)} of weights, {bytes_text(size)}"
+    )

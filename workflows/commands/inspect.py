@@ -8,7 +8,7 @@ import click
 
 from nwc_core.errors import UsageError
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text
+from nwc_workflows.wording import bytes_text, count_text
 
 if TYPE_CHECKING:
     from nwc_core.artifact.reader import Artifact
@@ -133,5 +133,5 @@ def _compare(output: Output, a: Artifact, b: Artifact, flat: bool, depth: int | 
             f"{side['bits_per_weight']:.3f} bits per weight"
         )
     counts = ", ".join(f"{count} {status}" for status, count in found.counts().items())
-    lines.append(f"{len(found.tensors)} tensors: {counts}" if counts else "no tensors")
+    lines.append(f"{count_text(len(found.tensors), 'tensor')}: {counts}" if counts else "no tensors")
     output.result({"a": sides[0], "b": sides[1], **comparison_data(found)}, "\n".join(lines))

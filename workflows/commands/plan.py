@@ -17,7 +17,7 @@ from nwc_workflows.commands.options import (
     unreached_text,
 )
 from nwc_workflows.console import Output, with_output
-from nwc_workflows.wording import bytes_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, name_text
 
 if TYPE_CHECKING:
     from nwc_workflows.allocate import Allocation, Measured
@@ -183,11 +183,12 @@ def summary_text(data: dict[str, Any]) -> str:
     counted = data["lossless_measured"] and not (data.get("max_relative_error") or data.get("max_absolute_error"))
     about = "at most" if not lossy and not counted else "about"
     lines = [
-        f"{len(data['tensors'])} tensors, {data['weights']:,} weights: {coded}{len(data['tensors']) - lossy} losslessly",
+        f"{count_text(len(data['tensors']), 'tensor')}, {data['weights']:,} weights: "
+        f"{coded}{len(data['tensors']) - lossy} losslessly",
         f"{bytes_text(data['source_bytes'])} of weights become {about} {bytes_text(data['predicted_bytes'])} "
         f"({data['predicted_bits']:.3f} bits per weight, {times:.1f} times smaller); "
         f"{bytes_text(data['carried_bytes'])} of other files are kept as they are",
-        f"{len(data['tasks'])} tasks, each worker holds at most {bytes_text(data['worker_memory_bytes'])}",
+        f"{count_text(len(data['tasks']), 'task')}, each worker holds at most {bytes_text(data['worker_memory_bytes'])}",
     ]
     if "predicted_loss" in data:
         lines.append(

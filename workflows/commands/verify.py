@@ -6,7 +6,7 @@ import click
 
 from nwc_workflows.commands.base_option import base_option
 from nwc_workflows.console import ExitCode, Output, with_output
-from nwc_workflows.wording import name_text
+from nwc_workflows.wording import count_text, name_text
 
 _MAX_THREADS = 8  # each holds a payload and a decoded block, some 100 MB
 
@@ -68,7 +68,7 @@ def verify(output: Output, artifact: str, base: str | None, source: str | None) 
         compared += f", no float of the others is off by more than {near}"
     output.result(
         data,
-        f"{data['artifact']}: {len(problems)} problems"
+        f"{data['artifact']}: {count_text(len(problems), 'problem')}"
         if problems
         else f"{data['artifact']}: all {data['tensors']} tensors ({data['blocks']} blocks) are intact{compared}",
     )

@@ -12,7 +12,7 @@ from nwc_workflows.catalog.savings import savings
 from nwc_workflows.catalog.status import STATES, TROUBLED, ModelStatus, Summary, read_status
 from nwc_workflows.report.page import Card, Cell, Page, Section, Table
 from nwc_workflows.report.times import times
-from nwc_workflows.wording import bytes_text, name_text
+from nwc_workflows.wording import bytes_text, count_text, name_text
 
 _KINDS = {
     "copies": "as in a base, or in another tensor before",
@@ -51,7 +51,7 @@ def catalog_page(root: Store, members: Sequence[Member] | None, price: float) ->
     counts = ", ".join(f"{summary.count(state):,} {state}" for state in STATES if summary.count(state))
     return Page(
         root.uri.rstrip("/").rpartition("/")[2] or root.uri,
-        f"{root.uri}: {len(summary.models):,} models; {counts or 'no records'}",
+        f"{root.uri}: {count_text(len(summary.models), 'model')}; {counts or 'no records'}",
         _cards(summary, done, len(troubled), price),
         sections,
         f"Made by nwc {version('nwc')} from the records of the catalog's runs, and from the artifacts' indexes.",

@@ -12,7 +12,7 @@ from nwc_core.strict_json import parse_json
 from nwc_workflows.catalog.records import FOLDER, TIMELINE
 from nwc_workflows.report.page import Plot
 from nwc_workflows.report.plots import Span, timeline
-from nwc_workflows.wording import duration_text, name_text
+from nwc_workflows.wording import count_text, duration_text, name_text
 
 _READERS = 16
 _MOST_BARS = 60  # rows of a drawing that can still be read
@@ -46,7 +46,7 @@ def times(root: Store, models: Sequence[str]) -> list[Plot]:
     names = list(dict.fromkeys(task.model for task in tasks))
     took = max(task.start + task.seconds for task in tasks)
     said = [
-        f"{len(tasks):,} tasks in {duration_text(took)}",
+        f"{count_text(len(tasks), 'task')} in {duration_text(took)}",
         f"{sum(task.seconds for task in tasks) / max(took, 1e-9):.2f} at once",
     ]
     note = f"{', '.join(said)} on average."
@@ -74,7 +74,7 @@ def _draw(labels: Sequence[str], rows: Sequence[object], of_task: Sequence[objec
         if row in place
     ]
     legend = ["tasks", "of earlier runs"] if any(task.resumed for task in tasks) else ["tasks"]
-    return timeline(labels, spans, f"When {len(spans)} tasks ran, in {len(labels)} rows", legend)
+    return timeline(labels, spans, f"When {count_text(len(spans), 'task')} ran, in {len(labels)} rows", legend)
 
 
 def _tasks(root: Store, model: str) -> list[_Task]:
