@@ -19,7 +19,7 @@ import click
 
 from nwc_workflows.log import say, structured
 from nwc_workflows.progress import Progress, show_progress
-from nwc_workflows.wording import table_text
+from nwc_workflows.wording import places_text, table_text
 
 
 class ExitCode(IntEnum):
@@ -46,12 +46,12 @@ class Output:
         if self.json:
             print(json_text(data))
         else:
-            print(text if isinstance(text, str) else text())
+            print(places_text(text if isinstance(text, str) else text()))
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for people, before the result. Nothing in JSON: put the same figures into the result's data."""
         if not self.json:
-            print(table_text(headers, rows))
+            print(places_text(table_text(headers, rows)))
 
     def note(self, line: str, event: str = "note", fields: Mapping[str, Any] | None = None) -> None:
         """Something worth knowing that isn't the result; on stderr. Structured logs get the fields too."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nwc_core.errors import UsageError
+from nwc_workflows.wording import places_text
 
 VARIABLE = "NWC_LOG"
 
@@ -35,4 +36,6 @@ def say(line: str, event: str = "note", level: str = "info", fields: Mapping[str
     if structured():
         head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event}
         line = json.dumps({**head, "message": line, **(fields or {})}, default=str)
+    else:
+        line = places_text(line)
     print(line, file=sys.stderr, flush=True)

@@ -65,6 +65,11 @@ def table_text(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(headers), "  ".join("-" * width for width in widths), *map(line, cells)])
 
 
+def places_text(text: str) -> str:
+    """A text with places on this machine as paths, as people write them, not as URIs."""
+    return text.replace("file:///", "/")
+
+
 def name_text(name: str) -> str:
     """A name out of a file, fit for a line of text: quoted where it holds line breaks or a terminal's control codes."""
     return name if name and name.isprintable() else repr(name)

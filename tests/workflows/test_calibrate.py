@@ -52,7 +52,7 @@ def test_the_command_says_what_it_did(mixtral, nwc, tmp_path, ray_cluster):
     assert lines[0].startswith("weight ")
     assert lines[0].endswith("matrices  positions  Hessian from prior, %  rows from prior, %  share of loss, %")
     assert any(line.startswith("model.layers.1.block_sparse_moe.experts.3.w2.weight") for line in lines)
-    assert lines[-1].startswith(f"file://{tmp_path}/out: 36 weights, ")
+    assert lines[-1].startswith(f"{tmp_path}/out: 36 weights, ")
     assert "language: 17 windows of " in err
 
 

@@ -41,7 +41,7 @@ def test_npy_holds_the_values(nwc, artifact, wanted, tmp_path, name):
     assert found.tobytes() == expected.tobytes()
     narrow = expected.dtype != np.dtype("float32") or wanted(name).dtype == torch.float32
     assert ("becomes float32, exactly: numpy has no such type" in err) == (not narrow)
-    assert out.startswith(f"file://{tmp_path}/x.npy: ")
+    assert out.startswith(f"{tmp_path}/x.npy: ")
 
 
 @pytest.mark.parametrize("name", NAMES)

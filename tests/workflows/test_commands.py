@@ -143,16 +143,16 @@ def test_compress_in_words(nwc, model, tmp_path, ray_cluster):
     code, out, _ = nwc("compress", model, tmp_path / "out", "--bits", BITS)
     assert code == 0
     assert re.fullmatch(
-        rf"file://{tmp_path}/out: {len(NAMES)} tensors, \d+ kB -> \d+ kB, \d\.\d\d times smaller, \d+\.\d{{3}} bits per "
+        rf"{tmp_path}/out: {len(NAMES)} tensors, \d+ kB -> \d+ kB, \d\.\d\d times smaller, \d+\.\d{{3}} bits per "
         r"weight, \S+ s; and \S+ kB of other files\n",
         out,
     )
     code, out, _ = nwc("compress", model, tmp_path / "out", "--bits", BITS)
-    assert (code, out) == (0, f"file://{tmp_path}/out holds this very artifact already; nothing to do\n")
+    assert (code, out) == (0, f"{tmp_path}/out holds this very artifact already; nothing to do\n")
 
 
 def test_verify_in_words(nwc, own_artifact, model):
-    intact = f"file://{own_artifact}: all {len(NAMES)} tensors ({len(NAMES)} blocks) are intact"
+    intact = f"{own_artifact}: all {len(NAMES)} tensors ({len(NAMES)} blocks) are intact"
     exact = len(NAMES) - len(lossy_tensors())
     assert nwc("verify", own_artifact)[:2] == (0, f"{intact}; {exact} are stored bit for bit\n")
     agree = f"{intact} and agree with the source; {exact} equal it bit for bit\n"
@@ -160,8 +160,8 @@ def test_verify_in_words(nwc, own_artifact, model):
     for name in ("tokenizer.json", "vocab.txt"):
         (own_artifact / name).write_text("damaged")
     code, out, err = nwc("verify", own_artifact)
-    assert (code, out) == (1, f"file://{own_artifact}: 2 problems\n")
-    assert f"tokenizer.json: file://{own_artifact}/tokenizer.json: found 7 bytes; wanted 18 bytes" in err
+    assert (code, out) == (1, f"{own_artifact}: 2 problems\n")
+    assert f"tokenizer.json: {own_artifact}/tokenizer.json: found 7 bytes; wanted 18 bytes" in err
     assert "vocab.txt: " in err
 
 
@@ -179,7 +179,7 @@ def test_inspect_in_words(nwc, artifact):
 def test_decompress_in_words(nwc, artifact, tmp_path):
     code, out, _ = nwc("decompress", artifact, tmp_path / "back")
     assert code == 0
-    assert re.fullmatch(rf"file://{tmp_path}/back: 8 files, \d+ kB\n", out)
+    assert re.fullmatch(rf"{tmp_path}/back: 8 files, \d+ kB\n", out)
 
 
 # --- exit codes

@@ -202,7 +202,7 @@ def test_the_command(nwc, artifact, tmp_path):
     assert "not in the artifact: pytorch_model.bin: pickle" in err
     code, out, _ = run(tmp_path / "one")
     assert code == 0
-    assert out.startswith(f"file://{tmp_path}/one: 6 files, 1 of weights, ")
+    assert out.startswith(f"{tmp_path}/one: 6 files, 1 of weights, ")
 
 
 @pytest.mark.parametrize("size", ["5XB", "0", "GB", "-1GB", "0.2", "many"])
