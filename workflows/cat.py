@@ -6,15 +6,13 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from nwc_core.artifact.reader import Artifact
 from nwc_core.dtypes import DTYPES, DType
-from nwc_core.errors import AlreadyExistsError, UnknownTensorError, UsageError
+from nwc_core.errors import UnknownTensorError, UsageError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.safetensors_header import build_header
-from nwc_core.store import open_store
-from nwc_workflows.checkpoint_writer import exists
+from nwc_workflows.single_file import single_file
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 # What numpy has no type for; float32 holds each of their values exactly.
@@ -125,21 +123,8 @@ def write_file(wanted: Excerpt, place: str, *, force: bool = False) -> tuple[str
         AlreadyExistsError: the file is there; it was not touched.
         IntegrityError, FormatError: the artifact is damaged; no file was written.
     """
-    parent, _, key = place.rpartition("/") if "://" in place else (str(Path(place).parent), "", Path(place).name)
-    store = open_store(parent, "destination")
-    where = f"{store.uri}/{key}"
-    if not force and exists(store, key):
-        raise AlreadyExistsError(where, "already exists; nothing was written; --force replaces it")
-    size = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for chunk in wanted.chunks():
-            size += len(chunk)
-            yield chunk
-
-    store.put_stream(key, counted())
-    return where, size
+    file = single_file(place, force=force)
+    return file.where, file.write(wanted.chunks())
 
 
 def _range(rows: str, shape: tuple[int, ...], name: str) -> tuple[int, int]:

@@ -37,6 +37,9 @@ COMMANDS = {
     "compress": Row("nwc_workflows.commands.compress:compress", "Compress a checkpoint into an artifact."),
     "verify": Row("nwc_workflows.commands.verify:verify", "Check every byte of an artifact."),
     "inspect": Row("nwc_workflows.commands.inspect:inspect", "Show what an artifact holds, or how two differ."),
+    "report": Row(
+        "nwc_workflows.commands.report:report", "Show an artifact, a catalog or a benchmark as one HTML file."
+    ),
     "cat": Row("nwc_workflows.commands.cat:cat", "Decode one tensor into a file."),
     "decompress": Row("nwc_workflows.commands.decompress:decompress", "Turn an artifact back into a checkpoint."),
     "export": Row("nwc_workflows.commands.export:export", "Write a plain checkpoint that everything loads."),

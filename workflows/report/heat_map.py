@@ -1,0 +1,165 @@
+"""Maps of a model, layer by layer: a row for each, a column for each kind of tensor, and how much there is of something.
+
+Levels are steps of a scale, from 0 for the least; the page has a colour for each. What was stored without loss has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nwc_workflows.inspect import TensorSummary, Totals, totals
+from nwc_workflows.report.layers import Grid, grids
+from nwc_workflows.wording import bytes_text, name_text
+
+LEVELS = 9
+_Place = tuple[int, int]  # row, column
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """Of a map: a level, None for no colour; what is read in it; and all about it in words."""
+
+    text: str
+    level: int | None
+    title: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A map.
+
+    Attributes:
+        name: unique on the page.
+        title: what is mapped.
+        unit: what its figures are, and in short, behind a number.
+        rows: label of each layer, and its cells; None where there is nothing.
+        columns: labels.
+        prefix, suffix: what comes before all rows' labels, and behind all columns'.
+        low, high: ends of the scale, as they are read.
+        exact: whether some cells have no level because what they stand for was stored without loss.
+    """
+
+    name: str
+    title: str
+    unit: str
+    short_unit: str
+    rows: tuple[tuple[str, tuple[HeatCell | None, ...]], ...]
+    columns: tuple[str, ...]
+    prefix: str
+    suffix: str
+    low: str
+    high: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is mapped: a figure of tensors (None for no place on the scale), and how it reads."""
+
+    key: str
+    title: str
+    unit: str
+    short_unit: str
+    logarithmic: bool
+    value: Callable[[Totals], float | None]
+    short: Callable[[Totals], str]
+    words: Callable[[Totals], str]
+
+
+def heat_maps(tensors: Sequence[TensorSummary]) -> list[HeatMap]:
+    """Bits and errors of every group of layers; none of a model without layers.
+
+    Errors are relative where all tensors with an error have a `power`, else absolute.
+    """
+    found = grids([t.name for t in tensors], tensors, lambda t: t.numel)
+    inexact = [t for t in tensors if t.mse > 0]
+    kinds = [_bits(bool(inexact))]
+    if inexact:
+        kinds.append(_RELATIVE if all(t.power for t in inexact) else _ABSOLUTE)
+    out = []
+    for number, grid in enumerate(found, start=1):
+        of_grid = _with_loss(grid)
+        out += [_map(f"map-{number}-{kind.key}", kind, of_grid) for kind in kinds]
+    return out
+
+
+def _bits(lossy: bool) -> _Kind:
+    def value(of: Totals) -> float | None:
+        return of.bits_per_weight if of.numel and (of.rms_error > 0 or not lossy) else None
+
+    return _Kind(
+        *("bits", "Bits", "bits per weight", "bits", False, value),
+        short=lambda of: f"{of.bits_per_weight:.2f}" if of.numel else "0",
+        words=lambda of: f"{of.bits_per_weight:.3f} bits per weight" if of.numel else "no weights",
+    )
+
+
+_RELATIVE = _Kind(
+    *("error", "Error", "root mean square error in percent of the weights’ root mean square", "%", True),
+    value=lambda of: 100 * of.relative_error if of.relative_error else None,
+    short=lambda of: f"{100 * (of.relative_error or 0):.2g}",
+    words=lambda of: f"error {100 * (of.relative_error or 0):.3g} %",
+)
+_ABSOLUTE = _Kind(
+    *("error", "Error", "root mean square error", "", True),
+    value=lambda of: of.rms_error or None,
+    short=lambda of: f"{of.rms_error:.1e}" if of.rms_error else "0",
+    words=lambda of: f"root mean square error {of.rms_error:.3g}",
+)
+
+
+def _with_loss(grid: Grid[TensorSummary]) -> Grid[TensorSummary]:
+    """Without kinds of tensors that are exact in all layers: they say nothing beside those that are not, if there are any."""
+    lossy = {column for (_, column), of in grid.cells.items() if any(t.mse > 0 for t in of)}
+    keep = sorted(lossy) or list(range(len(grid.columns)))
+    cells = {(row, keep.index(column)): of for (row, column), of in grid.cells.items() if column in keep}
+    return Grid(grid.prefix, grid.rows, tuple(grid.columns[column] for column in keep), cells)
+
+
+def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
+    found = {at: totals(of) for at, of in grid.cells.items()}
+    values = {at: value for at, of in found.items() if (value := kind.value(of)) is not None}
+    ends = sorted(((value, found[at]) for at, value in values.items()), key=lambda end: end[0])
+    cells = {
+        at: HeatCell(kind.short(of), _level(values, at, kind.logarithmic), _title(grid.cells[at], of, kind))
+        for at, of in found.items()
+    }
+    suffix = _common_end(grid.columns)
+    return HeatMap(
+        name,
+        kind.title,
+        kind.unit,
+        kind.short_unit,
+        tuple((row, tuple(cells.get((r, c)) for c in range(len(grid.columns)))) for r, row in enumerate(grid.rows)),
+        tuple(column.removesuffix(suffix) for column in grid.columns),
+        grid.prefix,
+        suffix,
+        low=kind.short(ends[0][1]) if ends else "",
+        high=kind.short(ends[-1][1]) if ends else "",
+        exact=len(values) < len(found),
+    )
+
+
+def _common_end(labels: Sequence[str]) -> str:
+    """The last part of all labels, with its dot, if they share one and have more: ".weight"."""
+    ends = {label.rpartition(".")[1:] if label.rpartition(".")[0] else ("", "") for label in labels}
+    return "".join(ends.pop()) if len(ends) == 1 else ""
+
+
+def _level(values: Mapping[_Place, float], at: _Place, logarithmic: bool) -> int | None:
+    if at not in values:
+        return None
+    scale = math.log if logarithmic else float
+    low, high = scale(min(values.values())), scale(max(values.values()))
+    if high <= low:
+        return LEVELS // 2
+    return min(LEVELS - 1, int(LEVELS * (scale(values[at]) - low) / (high - low)))
+
+
+def _title(tensors: Sequence[TensorSummary], of: Totals, kind: _Kind) -> str:
+    more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    kept = "" if of.rms_error else ", stored without loss"
+    words = f"{kind.words(of)}{kept}, {of.numel:,} weights, {bytes_text(of.nbytes)}"
+    return f"{name_text(tensors[0].name)}{more}: {words}"
