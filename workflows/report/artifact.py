@@ -144,6 +144,7 @@ def _plot(lossy: Sequence[TensorSummary]) -> Plot:
         "relative squared error, dB",
         (Series("a lossy tensor", tuple(rates), tuple(error for _, error, _ in found), tips, line=""),),
         *("Shannon’s bound for a Gaussian", bound_x, bound_y),
+        least=(1.0, 12.0),
         note="Error is relative to the mean square of the weights; lower left is better. Weights of a structure that the "
         "codec knows can lie below the bound, which is that of independent Gaussian numbers; side information weighs on "
         "small tensors.",
@@ -175,7 +176,7 @@ def _coders(tensors: Sequence[TensorSummary], everything: int) -> Table:
     )
     columns = (
         *(Column("Coder", code=True), Column("What it does", words=True)),
-        *(Column(label, number=True) for label in ("Tensors", "Weights", "Bits", "Bytes", "Share")),
+        *(Column(label, number=True) for label in ("Tensors", "Weights", "Bits", "Bytes", "Share of weights’ bytes")),
     )
     return Table("coders", "How the tensors are coded", columns, rows, sortable=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from nwc_workflows.report.plots import Plot
 from nwc_workflows.wording import bytes_text
 
 GB = 1_000_000_000
@@ -127,6 +128,18 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     search: str = ""
     sortable: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: `name` unique on it; text, plots, a note on them, tables."""
+
+    name: str
+    title: str
+    text: str = ""
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

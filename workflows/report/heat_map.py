@@ -6,7 +6,7 @@ Levels are steps of a scale, from 0 for the least; the page has a colour for eac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from nwc_workflows.inspect import TensorSummary, Totals, totals
@@ -56,15 +56,19 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What is mapped: a figure of tensors (None for no place on the scale), and how it reads."""
+    """What is mapped: a figure of tensors (None for no place on the scale), and how it reads.
+
+    A scale spans `least` of its middle, or more: what is nearly the same everywhere is to look so.
+    """
 
     key: str
     title: str
     unit: str
     short_unit: str
     logarithmic: bool
+    least: float
     value: Callable[[Totals], float | None]
-    short: Callable[[Totals], str]
+    short: Callable[[float], str]
     words: Callable[[Totals], str]
 
 
@@ -90,22 +94,22 @@ def _bits(lossy: bool) -> _Kind:
         return of.bits_per_weight if of.numel and (of.rms_error > 0 or not lossy) else None
 
     return _Kind(
-        *("bits", "Bits", "bits per weight", "bits", False, value),
-        short=lambda of: f"{of.bits_per_weight:.2f}" if of.numel else "0",
+        *("bits", "Bits", "bits per weight", "bits", False, 0.05, value),
+        short=lambda bits: f"{bits:.2f}",
         words=lambda of: f"{of.bits_per_weight:.3f} bits per weight" if of.numel else "no weights",
     )
 
 
 _RELATIVE = _Kind(
-    *("error", "Error", "root mean square error in percent of the weights’ root mean square", "%", True),
+    *("error", "Error", "root mean square error in percent of the weights’ root mean square", "%", True, 0.2),
     value=lambda of: 100 * of.relative_error if of.relative_error else None,
-    short=lambda of: f"{100 * (of.relative_error or 0):.2g}",
+    short=lambda percent: f"{percent:#.2g}".rstrip("."),
     words=lambda of: f"error {100 * (of.relative_error or 0):.3g} %",
 )
 _ABSOLUTE = _Kind(
-    *("error", "Error", "root mean square error", "", True),
+    *("error", "Error", "root mean square error", "", True, 0.2),
     value=lambda of: of.rms_error or None,
-    short=lambda of: f"{of.rms_error:.1e}" if of.rms_error else "0",
+    short=lambda error: f"{error:.1e}",
     words=lambda of: f"root mean square error {of.rms_error:.3g}",
 )
 
@@ -121,9 +125,11 @@ def _with_loss(grid: Grid[TensorSummary]) -> Grid[TensorSummary]:
 def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
     found = {at: totals(of) for at, of in grid.cells.items()}
     values = {at: value for at, of in found.items() if (value := kind.value(of)) is not None}
-    ends = sorted(((value, found[at]) for at, value in values.items()), key=lambda end: end[0])
+    low, high = _ends(values.values(), kind)
     cells = {
-        at: HeatCell(kind.short(of), _level(values, at, kind.logarithmic), _title(grid.cells[at], of, kind))
+        at: HeatCell(
+            _text(of, values.get(at), kind), _level(values.get(at), low, high, kind), _title(grid.cells[at], of, kind)
+        )
         for at, of in found.items()
     }
     suffix = _common_end(grid.columns)
@@ -136,8 +142,8 @@ def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
         tuple(column.removesuffix(suffix) for column in grid.columns),
         grid.prefix,
         suffix,
-        low=kind.short(ends[0][1]) if ends else "",
-        high=kind.short(ends[-1][1]) if ends else "",
+        low=kind.short(low) if values else "",
+        high=kind.short(high) if values else "",
         exact=len(values) < len(found),
     )
 
@@ -148,14 +154,31 @@ def _common_end(labels: Sequence[str]) -> str:
     return "".join(ends.pop()) if len(ends) == 1 else ""
 
 
-def _level(values: Mapping[_Place, float], at: _Place, logarithmic: bool) -> int | None:
-    if at not in values:
+def _ends(values: Iterable[float], kind: _Kind) -> tuple[float, float]:
+    """Of the scale."""
+    found = sorted(values)
+    if not found:
+        return 0.0, 0.0
+    low, high = found[0], found[-1]
+    if kind.logarithmic:
+        middle = math.sqrt(low * high)
+        return min(low, middle / (1 + kind.least / 2)), max(high, middle * (1 + kind.least / 2))
+    middle = (low + high) / 2
+    return min(low, middle * (1 - kind.least / 2)), max(high, middle * (1 + kind.least / 2))
+
+
+def _level(value: float | None, low: float, high: float, kind: _Kind) -> int | None:
+    if value is None:
         return None
-    scale = math.log if logarithmic else float
-    low, high = scale(min(values.values())), scale(max(values.values()))
-    if high <= low:
-        return LEVELS // 2
-    return min(LEVELS - 1, int(LEVELS * (scale(values[at]) - low) / (high - low)))
+    scale = math.log if kind.logarithmic else float
+    return min(LEVELS - 1, int(LEVELS * (scale(value) - scale(low)) / (scale(high) - scale(low))))
+
+
+def _text(of: Totals, value: float | None, kind: _Kind) -> str:
+    """In a cell; bits also where they have no place on the scale."""
+    if value is not None:
+        return kind.short(value)
+    return kind.short(of.bits_per_weight) if kind.key == "bits" and of.numel else "0"
 
 
 def _title(tensors: Sequence[TensorSummary], of: Totals, kind: _Kind) -> str:

@@ -86,7 +86,14 @@ def _environment(sheet: StyleSheet) -> jinja2.Environment:
     def svg(plot: Plot) -> Markup:
         return plot.svg(sheet)
 
-    environment.filters |= {"svg": svg, "swatch": _swatch, "short": _short, "key": _key, "sentence": _sentence}
+    environment.filters |= {
+        "svg": svg,
+        "swatch": _swatch,
+        "short": _short,
+        "key": _key,
+        "sentence": _sentence,
+        "breakable": _breakable,
+    }
     environment.globals["levels"] = LEVELS
     return environment
 
@@ -108,6 +115,12 @@ def _swatch(series: Series) -> Markup:
 
 def _short(digest: str) -> str:
     return f"{digest[:_SHORT]}…" if len(digest) > _SHORT else digest
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken behind its dots and slashes."""
+    parts = re.split(r"(?<=[./])(?=.)", str(_readable(name)))
+    return Markup("<wbr>").join(parts)
 
 
 def _key(value: float) -> str:

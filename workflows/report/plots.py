@@ -62,6 +62,7 @@ class Series:
         low, high: ends of intervals of y, as many as points; empty for none.
         number: of the colour and the marker; None for the accent.
         line: whether lines join them: "solid", "dashed", or "" for none.
+        joined: which of them; None for all.
         marked: whether points have markers.
         band: whether intervals are drawn as a band, rather than as bars.
     """
@@ -74,13 +75,15 @@ class Series:
     high: tuple[float, ...] = ()
     number: int | None = None
     line: str = "solid"
+    joined: tuple[int, ...] | None = None
     marked: bool = True
     band: bool = False
 
     @property
     def marker(self) -> str:
         """matplotlib's name of it; "" for none."""
-        return MARKERS[(self.number or 0) % len(MARKERS)] if self.marked else ""
+        at = self.number or 0
+        return MARKERS[(at + at // len(SERIES_COLOURS)) % len(MARKERS)] if self.marked else ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Plot:
         note: below it.
         logarithmic: whether y is.
         zero: whether a line marks y = 0.
+        least: the least that the axes span, so that what is all the same looks so.
     """
 
     name: str
@@ -109,6 +113,7 @@ class Plot:
     note: str = ""
     logarithmic: bool = False
     zero: bool = False
+    least: tuple[float, float] = (0.5, 0.0)
 
     def svg(self, sheet: StyleSheet) -> Markup:
         """Draw it. Equal plots and an equal matplotlib give equal text.
@@ -122,6 +127,7 @@ class Plot:
                 axes.set_yscale("log")
             for at, series in enumerate(self.series):
                 _draw(axes, series, f"series-{at}")
+            _widen(axes, self)
             if self.bound:
                 limits = axes.get_xlim(), axes.get_ylim()
                 axes.plot(self.bound_x, self.bound_y, color=INK, linewidth=1.5, linestyle=(0, (5, 3)))
@@ -162,13 +168,27 @@ def _draw(axes: Axes, series: Series, gid: str) -> None:
         axes.errorbar(series.x, series.y, [below, above], fmt="none", ecolor=colour, elinewidth=1.2, capsize=2.5)
     if series.line:
         dashes: Any = "-" if series.line == "solid" else (0, (4, 2))
-        axes.plot(series.x, series.y, color=colour, linewidth=1.8, linestyle=dashes)
+        joined = range(len(series.x)) if series.joined is None else series.joined
+        x, y = [series.x[at] for at in joined], [series.y[at] for at in joined]
+        axes.plot(x, y, color=colour, linewidth=1.8, linestyle=dashes)
     if series.marked:
         points = axes.plot(series.x, series.y, color=colour, linestyle="none", marker=series.marker)[0]
         points.set_markersize(5 if len(series.x) > 500 else 7)
         points.set_markeredgecolor(PAPER)
         points.set_markeredgewidth(0.8)
         points.set_gid(gid)
+
+
+def _widen(axes: Axes, plot: Plot) -> None:
+    axes.set_xlim(*_spanning(axes.get_xlim(), plot.least[0]))
+    axes.set_ylim(*_spanning(axes.get_ylim(), plot.least[1]))
+
+
+def _spanning(ends: tuple[float, float], least: float) -> tuple[float, float]:
+    if ends[1] - ends[0] >= least:
+        return ends
+    middle = (ends[0] + ends[1]) / 2
+    return middle - least / 2, middle + least / 2
 
 
 def _label(axes: Axes, plot: Plot) -> None:
