@@ -14,7 +14,7 @@ from nwc_core.encoded import LOSSY_CODERS
 from nwc_workflows.inspect import TensorSummary, artifact_nbytes, totals
 from nwc_workflows.inspect_text import shape_text
 from nwc_workflows.report.content import Cell, Column, Fact, Figure, Heading, Price, Saved, Table, bars, number
-from nwc_workflows.report.heat_map import HeatMap, heat_maps
+from nwc_workflows.report.heat_map import LayerMaps, layer_maps
 from nwc_workflows.report.job import job_facts
 from nwc_workflows.report.plots import Plot, Series, shannon_gaussian
 from nwc_workflows.wording import bytes_text, name_text
@@ -56,7 +56,7 @@ class ArtifactReport:
     heading: Heading
     plot: Plot | None
     no_plot: str
-    maps: tuple[HeatMap, ...]
+    maps: tuple[LayerMaps, ...]
     coders: Table
     objects: Table
     exact: str
@@ -80,7 +80,7 @@ def gather_artifact(artifact: Artifact, tensors: Sequence[TensorSummary], price:
         heading=_heading(artifact, tensors, everything, price),
         plot=_plot(lossy) if relative else None,
         no_plot="" if relative or not lossy else _NO_PLOT,
-        maps=tuple(heat_maps(tensors)),
+        maps=tuple(layer_maps(tensors)),
         coders=_coders(tensors, everything),
         objects=_objects(sizes),
         exact=_exact(tensors),
@@ -91,7 +91,7 @@ def gather_artifact(artifact: Artifact, tensors: Sequence[TensorSummary], price:
 
 _NO_PLOT = (
     "The index has absolute errors alone. To plot them relative to the weights, beside Shannon’s bound, give the checkpoint "
-    "that the artifact was made from: nwc report … --original PATH."
+    "that the artifact was made from:"
 )
 
 
@@ -249,4 +249,4 @@ def _error(tensor: TensorSummary, relative: bool) -> Cell:
     of = totals([tensor])
     if not relative or of.relative_error is None:
         return Cell(f"{of.rms_error:.3g}", of.rms_error)
-    return Cell(f"{100 * of.relative_error:.3g} %", of.relative_error)
+    return Cell(f"{100 * of.relative_error:#.3g}".rstrip(".") + " %", of.relative_error)

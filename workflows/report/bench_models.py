@@ -8,6 +8,7 @@ from nwc_workflows.bench.models_plot import ERRORS
 from nwc_workflows.evaluation.report import FORMS
 from nwc_workflows.report.bench_files import ModelsFile, Point, Range
 from nwc_workflows.report.content import Cell, Column, Fact, Figure, Section, Table, number
+from nwc_workflows.report.job import counts_text
 from nwc_workflows.report.plots import Plot, Series
 from nwc_workflows.wording import bytes_text, duration_text, name_text
 
@@ -34,10 +35,9 @@ def models_figures(content: ModelsFile) -> list[Figure]:
 
 def models_facts(content: ModelsFile) -> list[Fact]:
     """Model, and data that its outputs were compared on."""
-    counts = [f"{value:,} {key}" for key, value in content.data.items() if isinstance(value, int)]
     return [
         Fact("Model", name_text(str(content.original.get("model", "")))),
-        Fact("Data", ", ".join(counts), str(content.data.get("sha256", ""))),
+        Fact("Data", counts_text(content.data), str(content.data.get("sha256", ""))),
     ]
 
 
@@ -96,9 +96,9 @@ def _error(point: Point, content: ModelsFile) -> tuple[float, float, float] | No
 def _table(content: ModelsFile) -> Table:
     keys = [key for key in FORMS if any(key in point.figures for point in content.points)]
     columns = (
-        *(Column("Method", code=True), Column("Setting")),
+        *(Column("Method", code=True), Column("Setting", words=True)),
         *(Column(label, number=True) for label in ("Bytes", "Bits", "Of coded tensors", "Time")),
-        *(Column(FORMS[key][0], number=True) for key in keys),
+        *(Column(FORMS[key][0][:1].upper() + FORMS[key][0][1:], number=True) for key in keys),
     )
     rows = tuple(
         (

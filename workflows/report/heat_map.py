@@ -36,7 +36,6 @@ class HeatMap:
         unit: what its figures are, and in short, behind a number.
         rows: label of each layer, and its cells; None where there is nothing.
         columns: labels.
-        prefix, suffix: what comes before all rows' labels, and behind all columns'.
         low, high: ends of the scale, as they are read.
         exact: whether some cells have no level because what they stand for was stored without loss.
     """
@@ -47,11 +46,23 @@ class HeatMap:
     short_unit: str
     rows: tuple[tuple[str, tuple[HeatCell | None, ...]], ...]
     columns: tuple[str, ...]
-    prefix: str
-    suffix: str
     low: str
     high: str
     exact: bool
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """Maps of the same layers.
+
+    Attributes:
+        prefix, suffix: what comes before all rows' labels, and behind all columns'.
+        maps: one for each thing that is mapped.
+    """
+
+    prefix: str
+    suffix: str
+    maps: tuple[HeatMap, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class _Kind:
     words: Callable[[Totals], str]
 
 
-def heat_maps(tensors: Sequence[TensorSummary]) -> list[HeatMap]:
+def layer_maps(tensors: Sequence[TensorSummary]) -> list[LayerMaps]:
     """Bits and errors of every group of layers; none of a model without layers.
 
     Errors are relative where all tensors with an error have a `power`, else absolute.
@@ -85,7 +96,9 @@ def heat_maps(tensors: Sequence[TensorSummary]) -> list[HeatMap]:
     out = []
     for number, grid in enumerate(found, start=1):
         of_grid = _with_loss(grid)
-        out += [_map(f"map-{number}-{kind.key}", kind, of_grid) for kind in kinds]
+        suffix = _common_end(of_grid.columns)
+        maps = tuple(_map(f"map-{number}-{kind.key}", kind, of_grid, suffix) for kind in kinds)
+        out.append(LayerMaps(grid.prefix, suffix, maps))
     return out
 
 
@@ -101,7 +114,7 @@ def _bits(lossy: bool) -> _Kind:
 
 
 _RELATIVE = _Kind(
-    *("error", "Error", "root mean square error in percent of the weights’ root mean square", "%", True, 0.2),
+    *("error", "Error", "in percent of the weights, root mean square", "%", True, 0.2),
     value=lambda of: 100 * of.relative_error if of.relative_error else None,
     short=lambda percent: f"{percent:#.2g}".rstrip("."),
     words=lambda of: f"error {100 * (of.relative_error or 0):.3g} %",
@@ -122,7 +135,7 @@ def _with_loss(grid: Grid[TensorSummary]) -> Grid[TensorSummary]:
     return Grid(grid.prefix, grid.rows, tuple(grid.columns[column] for column in keep), cells)
 
 
-def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
+def _map(name: str, kind: _Kind, grid: Grid[TensorSummary], suffix: str) -> HeatMap:
     found = {at: totals(of) for at, of in grid.cells.items()}
     values = {at: value for at, of in found.items() if (value := kind.value(of)) is not None}
     low, high = _ends(values.values(), kind)
@@ -132,7 +145,6 @@ def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
         )
         for at, of in found.items()
     }
-    suffix = _common_end(grid.columns)
     return HeatMap(
         name,
         kind.title,
@@ -140,8 +152,6 @@ def _map(name: str, kind: _Kind, grid: Grid[TensorSummary]) -> HeatMap:
         kind.short_unit,
         tuple((row, tuple(cells.get((r, c)) for c in range(len(grid.columns)))) for r, row in enumerate(grid.rows)),
         tuple(column.removesuffix(suffix) for column in grid.columns),
-        grid.prefix,
-        suffix,
         low=kind.short(low) if values else "",
         high=kind.short(high) if values else "",
         exact=len(values) < len(found),

@@ -81,9 +81,14 @@ def _target(text: str) -> str:
 def _data(job: Mapping[str, JobValue], prefix: str) -> str:
     """What a model was run on: counts and digest."""
     found = {key.removeprefix(prefix): value for key, value in job.items() if key.startswith(prefix)}
-    counts = [
-        f"{value:,} {key}" for key, value in found.items() if isinstance(value, int) and key not in ("window", "steps")
-    ]
     digest = found.get("sha256")
     data = f" of data {str(digest)[:12]}…" if digest else ""
-    return (", ".join(counts) or "data") + data
+    return (counts_text(found) or "data") + data
+
+
+def counts_text(described: Mapping[str, object]) -> str:
+    """How much data it is that a model was run on: "4,096 tokens, 16 windows"."""
+    counts = {
+        key: value for key, value in described.items() if isinstance(value, int) and key not in ("window", "steps")
+    }
+    return ", ".join(f"{value:,} {key}" for key, value in sorted(counts.items()))

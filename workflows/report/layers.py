@@ -17,6 +17,7 @@ T = TypeVar("T")
 _DIGITS = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
 _MANY = 8  # values of a number that tell kinds of tensors apart; what has more counts something
 _USUAL = 0.5  # share of the layers that have such a value
+_LEAST_CELLS = 4  # of a grid: less is said by a list
 _LEAST_SHARE = 0.1  # of the weights that are in layers: smaller groups of layers are not worth a map
 
 
@@ -55,10 +56,14 @@ def grids(names: Sequence[str], items: Sequence[T], weight: Callable[[T], float]
         weight: of an item: groups with little of the whole are left out.
     """
     named = list(_cut(names))
-    groups = [group for group in _alike(named) if len({(n.prefix, n.layer) for n in group}) > 1]
-    weights = [sum(weight(items[n.index]) for n in group) for group in groups]
+    found = [_grid(group, items) for group in _alike(named)]
+    weights = [sum(weight(item) for of_cell in grid.cells.values() for item in of_cell) for grid in found]
     least = _LEAST_SHARE * sum(weights)
-    return [_grid(group, items) for group, of_group in zip(groups, weights, strict=True) if of_group >= least]
+    return [
+        grid
+        for grid, of_grid in zip(found, weights, strict=True)
+        if of_grid >= least and len(grid.rows) > 1 and len(grid.rows) * len(grid.columns) >= _LEAST_CELLS
+    ]
 
 
 def _cut(names: Sequence[str]) -> Iterable[_Named]:

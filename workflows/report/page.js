@@ -1,12 +1,20 @@
 "use strict";
 // Sorting, searching and pointing; without this script the page is the same, in the order in which things are stored.
 
+const SEEN = 300; // rows, more than any window shows
 const words = new Intl.Collator("en", { numeric: true });
 
 function sortable(table) {
   const body = table.tBodies[0];
   const stored = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
+  let waiting = 0;
+  // What is seen comes at once, the rest of thousands of rows when that is drawn.
+  const arrange = (rows) => {
+    clearTimeout(waiting);
+    body.replaceChildren(...rows.slice(0, SEEN));
+    if (rows.length > SEEN) waiting = setTimeout(() => body.append(...rows.slice(SEEN)), 50);
+  };
   heads.forEach((head, column) => {
     const numbers = head.classList.contains("n");
     const button = document.createElement("button");
@@ -20,7 +28,7 @@ function sortable(table) {
       const next = turns[(turns.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", next);
-      body.append(...(next === "none" ? stored : ordered(stored, column, numbers, next === "descending" ? -1 : 1)));
+      arrange(next === "none" ? stored : ordered(stored, column, numbers, next === "descending" ? -1 : 1));
     });
   });
 }

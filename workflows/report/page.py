@@ -24,7 +24,7 @@ from nwc_workflows.wording import name_text
 
 _PACKAGE = "nwc_workflows.report"
 _SHORT = 12  # characters of a digest
-_TITLE = re.compile(r'<h2 id="([a-z-]+)">([^<]*)</h2>')
+_TITLE = re.compile(r'<h2 id="([a-z0-9-]+)">([^<]*)</h2>')
 # Of a legend, in a box of 28 x 12, around its middle.
 _MARKERS = {
     "o": "M10 6a4 4 0 1 0 8 0a4 4 0 1 0-8 0",

@@ -129,7 +129,7 @@ class Plot:
                 _draw(axes, series, f"series-{at}")
             _widen(axes, self)
             if self.bound:
-                limits = axes.get_xlim(), axes.get_ylim()
+                limits = axes.get_xlim(), _with_bound(axes, self)
                 axes.plot(self.bound_x, self.bound_y, color=INK, linewidth=1.5, linestyle=(0, (5, 3)))
                 axes.set_xlim(limits[0])
                 axes.set_ylim(limits[1])
@@ -182,6 +182,15 @@ def _draw(axes: Axes, series: Series, gid: str) -> None:
 def _widen(axes: Axes, plot: Plot) -> None:
     axes.set_xlim(*_spanning(axes.get_xlim(), plot.least[0]))
     axes.set_ylim(*_spanning(axes.get_ylim(), plot.least[1]))
+
+
+def _with_bound(axes: Axes, plot: Plot) -> tuple[float, float]:
+    """Ends of y that show the bound from one side to the other."""
+    from numpy import interp
+
+    low, high = axes.get_ylim()
+    at_sides = [float(value) for value in interp(axes.get_xlim(), plot.bound_x, plot.bound_y)]
+    return min(low, *at_sides), max(high, *at_sides)
 
 
 def _spanning(ends: tuple[float, float], least: float) -> tuple[float, float]:
