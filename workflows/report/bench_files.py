@@ -173,9 +173,14 @@ def read_bench(place: Path) -> list[BenchFile]:
 
 def _read(path: Path) -> BenchFile | None:
     """None for JSON of another kind."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise FormatError(str(path), f"{path.stat().st_size} bytes", f"at most {_MAX_BYTES}")
-    value = parse_json(path.read_bytes(), str(path))
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise FormatError(str(path), f"{size} bytes", f"at most {_MAX_BYTES}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    value = parse_json(data, str(path))
     if isinstance(value, dict):
         if {"sources", "comparison"} <= value.keys():
             return BenchFile(path.name, _checked(CodecFile, value, str(path)))

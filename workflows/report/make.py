@@ -12,7 +12,6 @@ from nwc_core.artifact.reader import Artifact
 from nwc_core.errors import UsageError
 from nwc_core.store import open_store
 from nwc_workflows.bench.plot_style import check_matplotlib
-from nwc_workflows.catalog.file import is_catalog
 from nwc_workflows.catalog.records import FOLDER
 from nwc_workflows.catalog.status import read_status
 from nwc_workflows.checkpoint_writer import exists as is_there
@@ -57,10 +56,9 @@ def make_report(what: str, *, original: str | None = None, price: float | None =
             no matplotlib.
         NwcError: it cannot be read, or is damaged; or the original is another one.
     """
-    if is_catalog(what) and not what.endswith(".json"):
-        return _of_catalog(what, original, price)
-    if what.endswith(".json"):
-        return _of_bench(Path(what), original)
+    if "://" not in what and Path(what).is_file():
+        is_yaml = Path(what).suffix in (".yaml", ".yml")
+        return _of_catalog(what, original, price) if is_yaml else _of_bench(Path(what), original)
     store = open_store(what, "destination")
     if is_there(store, MANIFEST_KEY):
         return _of_artifact(Artifact(store), original, price, show)
@@ -74,8 +72,6 @@ def make_report(what: str, *, original: str | None = None, price: float | None =
 def _of_bench(place: Path, original: str | None) -> Made:
     _check_no(original, f"the benchmark {place}")
     check_matplotlib()
-    if not place.exists():
-        raise UsageError(f"{place}: found nothing; wanted {WANTED}")
     found = gather_bench(place.resolve().as_uri(), read_bench(place))
     return Made("benchmark", render("bench", found))
 
