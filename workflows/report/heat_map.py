@@ -58,11 +58,13 @@ class LayerMaps:
     Attributes:
         prefix, suffix: what comes before all rows' labels, and behind all columns'.
         maps: one for each thing that is mapped.
+        selected: whether kinds of tensors that are exact in all layers were left out.
     """
 
     prefix: str
     suffix: str
     maps: tuple[HeatMap, ...]
+    selected: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def layer_maps(tensors: Sequence[TensorSummary]) -> list[LayerMaps]:
         of_grid = _with_loss(grid)
         suffix = _common_end(of_grid.columns)
         maps = tuple(_map(f"map-{number}-{kind.key}", kind, of_grid, suffix) for kind in kinds)
-        out.append(LayerMaps(grid.prefix, suffix, maps))
+        out.append(LayerMaps(grid.prefix, suffix, maps, selected=len(of_grid.columns) < len(grid.columns)))
     return out
 
 

@@ -57,10 +57,12 @@ function searchable(field) {
     count.value = `${found.toLocaleString("en")} of ${rows.length.toLocaleString("en")}`;
   };
   let waiting = 0;
-  input.addEventListener("input", () => {
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(show);
-  });
+  for (const event of ["input", "change"]) {
+    input.addEventListener(event, () => {
+      cancelAnimationFrame(waiting);
+      waiting = requestAnimationFrame(show);
+    });
+  }
   field.hidden = false;
   show();
 }

@@ -135,9 +135,9 @@ def _sentence(text: str) -> str:
 def _numbered() -> str:
     """Rules for what is counted: colours of series and levels, lengths of bars."""
     series = [f".c{n}{{color:var(--series-{n})}}" for n in range(SERIES)]
-    levels = [
-        f".q{n}{{background:var(--q{n});color:var(--on-{'high' if n > LEVELS // 2 else 'low'})}}" for n in range(LEVELS)
-    ]
+    middle = LEVELS // 2
+    on = ["low" if n < middle else "mid" if n == middle else "high" for n in range(LEVELS)]
+    levels = [f".q{n}{{background:var(--q{n});color:var(--on-{text})}}" for n, text in enumerate(on)]
     lengths = [f".data .w{n}{{background-size:calc({n / 100:g} * (100% - 1.5rem)) 3px}}" for n in range(101)]
     return "\n".join([*series, *levels, *lengths]) + "\n"
 
