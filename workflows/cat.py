@@ -12,7 +12,7 @@ from nwc_core.dtypes import DTYPES, DType
 from nwc_core.errors import UnknownTensorError, UsageError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.safetensors_header import build_header
-from nwc_workflows.one_file import one_file
+from nwc_workflows.single_file import single_file
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 # What numpy has no type for; float32 holds each of their values exactly.
@@ -112,18 +112,19 @@ def suffix_of(place: str) -> str:
 
 
 def write_file(wanted: Excerpt, place: str, *, force: bool = False) -> tuple[str, int]:
-    """Write an excerpt as one file; its place in full and its size in bytes.
+    """Write an excerpt as one file, atomically; its place in full and its size in bytes.
 
     Args:
         wanted: what.
-        place, force: as for `one_file`.
+        place: a local path, or a URI of any store.
+        force: whether a file that is there may be replaced.
 
     Raises:
         AlreadyExistsError: the file is there; it was not touched.
         IntegrityError, FormatError: the artifact is damaged; no file was written.
     """
-    file = one_file(place, force=force)
-    return file.uri, file.write(wanted.chunks())
+    file = single_file(place, force=force)
+    return file.where, file.write(wanted.chunks())
 
 
 def _range(rows: str, shape: tuple[int, ...], name: str) -> tuple[int, int]:

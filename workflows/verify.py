@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from nwc_core.errors import FormatError, NwcError
 from nwc_core.lossless import tensor_bytes
 from nwc_core.near_lossless import Bound, mean_squared_difference
 from nwc_core.openmp import work_alone
-from nwc_workflows.sources import Checkpoint, SourceTensor, read_bytes, to_tensor
+from nwc_workflows.original import block_text, original_block
+from nwc_workflows.sources import Checkpoint, SourceTensor
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ def _check_block(
     """Decode one block, from the payload's bytes at hand: they are the ones whose digest was just checked."""
     data = payload[row.offset : row.offset + row.length]
     try:
-        check_object(data, row.length, row.sha256.hex(), _where(row))
+        check_object(data, row.length, row.sha256.hex(), block_text(row))
         compare(row, artifact.decode_bytes(row, data))
     except NwcError as error:
         return Problem(row.tensor, error)
@@ -129,14 +129,8 @@ def _compare(
     row: BlockRow, decoded: torch.Tensor, source: Checkpoint, tensor: SourceTensor | None, bound: Bound | None
 ) -> None:
     """A decoded block and the source's tensor of its name. Raises FormatError where they differ."""
-    where = _where(row)
-    if tensor is None or tensor.shape != row.shape or tensor.dtype.name != row.dtype:
-        found = f"{tensor.dtype.name} {list(tensor.shape)}" if tensor else "no such tensor"
-        raise FormatError(f"{where} of the source", found, f"{row.dtype} {list(row.shape)}")
-    original = read_bytes(source, tensor, row.start, row.stop)
-    if hashlib.sha256(original).digest() != row.source_sha256:
-        raise FormatError(f"{where} of the source", "other weights", "those that the artifact was made from")
-    wanted = to_tensor(original, tensor.dtype, tuple(decoded.shape))
+    where = block_text(row)
+    wanted = original_block(row, source, tensor).reshape(decoded.shape)
     if bound is not None and row.mse > 0 and not bound.holds(decoded, wanted):
         raise FormatError(where, f"a weight that is off by more than {bound}", "none, as was promised")
     if bound is not None and row.mse > 0 and row.coder not in LOSSY_CODERS:
@@ -150,10 +144,6 @@ def _compare(
             raise FormatError(where, f"mean squared error {mse:.6g}", f"{row.mse:.6g}, as recorded")
     elif not np.array_equal(tensor_bytes(decoded), tensor_bytes(wanted)):
         raise FormatError(where, "other bits than the source's", "a lossless copy")
-
-
-def _where(row: BlockRow) -> str:
-    return f"tensor {row.tensor!r}, elements [{row.start}, {row.stop})"
 
 
 def _missing(artifact: Artifact, source: Checkpoint) -> list[Problem]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#666666")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # What a kind of model is judged by in the plot: the figure, its name, and how it becomes an error above zero.
-_ERRORS: dict[Kind, tuple[str, str, Callable[[float], float]]] = {
+ERRORS: dict[Kind, tuple[str, str, Callable[[float], float]]] = {
     "language": ("kl", "KL divergence from the original, nats per token", lambda kl: kl),
     "encoder": ("error_db", "relative squared error of the embeddings", lambda db: 10 ** (db / 10)),
     "classifier": ("agreement", "part of the images answered differently", lambda agreement: 1 - agreement),
@@ -42,7 +42,7 @@ def write_plot(results: ModelsResults, path: Path) -> None:
         for (name, points), colour in zip(by_name.items(), cycle(_COLOURS), strict=False):
             _draw(axes, name, points, results.prepared.kind, colour, next(markers))
         axes.set_yscale("log")
-        axes.set_ylabel(_ERRORS[results.prepared.kind][1])
+        axes.set_ylabel(ERRORS[results.prepared.kind][1])
         over = "all bytes of the model" if results.subject.scope == "whole" else "linear layers alone"
         axes.set_xlabel(f"bits per weight ({over})")
         task = results.prepared.task
@@ -67,7 +67,7 @@ def _draw(axes: Axes, name: str, points: Sequence[Point], kind: Kind, colour: st
 
 
 def _error(point: Point, kind: Kind) -> Interval:
-    key, _, convert = _ERRORS[kind]
+    key, _, convert = ERRORS[kind]
     figure = point.figures[key]
     assert isinstance(figure, Interval)
     low, high = sorted((convert(figure.low), convert(figure.high)))

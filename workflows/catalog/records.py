@@ -136,6 +136,18 @@ class Records:
     def write(self, status: Status) -> None:
         self.root.put(f"{FOLDER}/{status.name}/{STATUS}", status.to_bytes())
 
+    def read_timelines(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Timelines as they are stored, by name, many at a time; None where there is none."""
+        names = list(names)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(names, pool.map(self._timeline, names), strict=True))
+
+    def _timeline(self, name: str) -> bytes | None:
+        try:
+            return self.root.get(f"{FOLDER}/{name}/{TIMELINE}")
+        except NotFoundError:
+            return None
+
     def write_timeline(self, name: str, data: bytes) -> None:
         self.root.put(f"{FOLDER}/{name}/{TIMELINE}", data)
 

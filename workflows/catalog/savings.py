@@ -10,12 +10,14 @@ from nwc_core.artifact.index import BlockRow
 from nwc_core.artifact.reader import Artifact
 from nwc_core.dtypes import DTYPES
 from nwc_core.encoded import EXACT_DELTA, WITH_BASE
-from nwc_core.store import Store
+from nwc_core.store import Store, open_store
+from nwc_workflows.catalog.status import Summary
 
 _READERS = 16
 # Of a coded tensor: a copy is nothing else, and the shortest difference, a coded tensor in it, has these twice.
 _HEADER_NBYTES, _DIMENSION_NBYTES = 4, 5
 KINDS = ("copies", "differences", "alone")
+KIND_TEXTS = {"copies": "as in a base or tensor before", "differences": "differences to a base", "alone": "coded alone"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ def savings(stores: Sequence[Store]) -> list[Part]:
             shared = index.copy_of(row) is not None
             by_kind["copies" if shared else _kind(row)].append((row, 0 if shared else row.length))
     return [_part(kind, rows) for kind, rows in by_kind.items()]
+
+
+def savings_of(root: Store, summary: Summary) -> list[Part]:
+    """The same of all models of a catalog that are done; `root` is the catalog's. Raises NwcError as `savings` does."""
+    done = [model.record for model in summary.models if model.state == "done" and model.record]
+    base = root.uri.rstrip("/")
+    return savings([open_store(f"{base}/{record.destination}", "destination") for record in done])
 
 
 def _kind(row: BlockRow) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from nwc_workflows.console import Output, with_output
@@ -17,28 +19,23 @@ from nwc_workflows.wording import bytes_text
 @with_output
 def report(output: Output, results: tuple[str, ...], out: str | None, force: bool) -> None:
     """Show what `nwc bench ... --out DIR` measured: RESULTS are its JSON files, or folders of them."""
-    from nwc_core.errors import NotFoundError
+    from nwc_workflows.bench.plot_style import check_matplotlib
     from nwc_workflows.bench.sheets import parts_data, parts_text
-    from nwc_workflows.one_file import one_file
-    from nwc_workflows.report.bench import bench_page, find_results
+    from nwc_workflows.report.bench import gather_bench
+    from nwc_workflows.report.bench_files import read_bench
     from nwc_workflows.report.page import render
+    from nwc_workflows.single_file import single_file
 
-    file = None if out is None else one_file(out, force=force)
-    found = []
-    for place in results:
-        of_place = find_results(place)
-        if not of_place:
-            raise NotFoundError(
-                place, "no results of nwc bench are there; wanted a JSON file that it wrote, or a folder of them"
-            )
-        found += of_place
+    file = None if out is None else single_file(out, force=force)
+    found = [result for place in results for result in read_bench(Path(place))]
     if file is not None:
-        nbytes = file.write([render(bench_page(found)).encode()])
-        output.note(f"wrote {file.uri}, {bytes_text(nbytes)}")
+        check_matplotlib()
+        nbytes = file.write([render("bench", gather_bench(Path(results[0]).resolve().as_uri(), found))])
+        output.note(f"wrote {file.where}, {bytes_text(nbytes)}")
     texts = []
     for result in found:
-        environment = result.data.get("environment", {})
-        where = ", ".join(f"{name} {environment[name]}" for name in ("cpu", "cores", "python") if name in environment)
-        texts.append(f"== {result.benchmark} ({result.path.name}; {where})\n\n{parts_text(result.parts)}\n")
-    data = [{"file": str(one.path), "benchmark": one.benchmark, "report": parts_data(one.parts)} for one in found]
+        on = result.content.environment
+        where = ", ".join(filter(None, (on.cpu, f"{on.cores} cores" if on.cores else "", f"Python {on.python}")))
+        texts.append(f"== {result.benchmark} ({result.name}; {where})\n\n{parts_text(result.parts)}\n")
+    data = [{"file": one.name, "benchmark": one.benchmark, "report": parts_data(one.parts)} for one in found]
     output.result({"results": data}, lambda: "\n".join(texts).rstrip())

@@ -13,7 +13,6 @@ from nwc_workflows.console import Output, with_output
 from nwc_workflows.wording import bytes_text, count_text, duration_text, name_text
 
 if TYPE_CHECKING:
-    from nwc_core.store import Store
     from nwc_workflows.catalog.savings import Part
     from nwc_workflows.catalog.status import ModelStatus, Summary
 
@@ -30,12 +29,13 @@ def status(output: Output, catalog: str, price: float | None, failed: bool, savi
     Only the file knows of models that have not begun. Money is what the bytes that are saved would cost, of models that are
     done, once their sources are deleted.
     """
+    from nwc_workflows.catalog.savings import savings_of
     from nwc_workflows.catalog.status import TROUBLED, read_status
 
     root, members, of_file = open_catalog(catalog, with_members=True)
     summary = read_status(root, members)
     price = of_file if price is None else price
-    parts = _savings(root, summary) if savings else []
+    parts = savings_of(root, summary) if savings else []
     listed = [model for model in summary.models if not failed or model.state in TROUBLED]
     output.result(
         {
@@ -59,21 +59,11 @@ def status(output: Output, catalog: str, price: float | None, failed: bool, savi
         )
 
 
-def _savings(root: Store, summary: Summary) -> list[Part]:
-    from nwc_core.store import open_store
-    from nwc_workflows.catalog.savings import savings
-
-    done = [model.record for model in summary.models if model.state == "done" and model.record]
-    base = root.uri.rstrip("/")
-    return savings([open_store(f"{base}/{record.destination}", "destination") for record in done])
-
-
 def _part_row(part: Part) -> list[object]:
+    from nwc_workflows.catalog.savings import KIND_TEXTS
+
     ratio = f"{part.source_nbytes / part.coded_nbytes:.2f}" if part.coded_nbytes else ""
-    what = {"copies": "as in a base or tensor before", "differences": "differences to a base", "alone": "coded alone"}[
-        part.kind
-    ]
-    return [what, part.blocks, bytes_text(part.source_nbytes), bytes_text(part.coded_nbytes), ratio]
+    return [KIND_TEXTS[part.kind], part.blocks, bytes_text(part.source_nbytes), bytes_text(part.coded_nbytes), ratio]
 
 
 def _summary_data(summary: Summary, price: float | None) -> dict[str, Any]:

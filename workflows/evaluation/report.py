@@ -13,7 +13,7 @@ from nwc_workflows.evaluation.results import Evaluation, ModelResult
 from nwc_workflows.wording import bytes_text
 
 # Heading and form of each figure, in the order of the table.
-_FORMS: dict[str, tuple[str, Callable[[float], str]]] = {
+FORMS: dict[str, tuple[str, Callable[[float], str]]] = {
     "perplexity": ("perplexity", "{:.2f}".format),
     "perplexity_change": ("change", "{:+.3f}".format),
     "kl": ("KL", "{:.5f}".format),
@@ -43,8 +43,8 @@ def describe(found: Evaluation) -> dict[str, Any]:
 def table(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Headers and rows: a model each, every figure with its 95 % interval."""
     results = [found.original, *found.compressed]
-    keys = [key for key in _FORMS if any(key in result.figures for result in results)]
-    headers = ["model", "bytes", "bits/weight", *(_FORMS[key][0] for key in keys)]
+    keys = [key for key in FORMS if any(key in result.figures for result in results)]
+    headers = ["model", "bytes", "bits/weight", *(FORMS[key][0] for key in keys)]
     rows = [
         [
             result.model.uri,
@@ -73,7 +73,7 @@ def _bits(found: Evaluation, result: ModelResult) -> float:
 
 
 def _cell(key: str, result: ModelResult) -> str:
-    figure, form = result.figures.get(key), _FORMS[key][1]
+    figure, form = result.figures.get(key), FORMS[key][1]
     if figure is None:
         return ""
     if isinstance(figure, Interval):

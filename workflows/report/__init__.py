@@ -1,1 +1,1 @@
-"""Reports: what an artifact, a catalog or benchmarks came to, as one HTML file that needs no network."""
+"""`nwc report`: what an artifact, a catalog or a benchmark holds, as one HTML file that loads nothing from anywhere."""

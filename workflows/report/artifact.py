@@ -1,195 +1,258 @@
-"""The report on an artifact: what it takes, tensor by tensor, and what that costs in error."""
+"""What a report of an artifact says: all from its manifest and index, and from the original weights if they are at hand."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 
 from nwc_core.artifact.reader import Artifact
+from nwc_core.codec import Codec
 from nwc_core.encoded import LOSSY_CODERS
-from nwc_workflows.inspect import TensorSummary, artifact_nbytes, summarise, totals, with_power
+from nwc_workflows.inspect import TensorSummary, artifact_nbytes, totals
 from nwc_workflows.inspect_text import shape_text
-from nwc_workflows.report.layers import heat_maps
-from nwc_workflows.report.page import Card, Cell, Facts, Page, Plot, Section, Table
-from nwc_workflows.report.plots import Series, chart
+from nwc_workflows.report.content import Cell, Column, Fact, Figure, Heading, Price, Saved, Table, bars, number
+from nwc_workflows.report.heat_map import LayerMaps, layer_maps
+from nwc_workflows.report.job import job_facts
+from nwc_workflows.report.plots import Plot, Series, shannon_gaussian
 from nwc_workflows.wording import bytes_text, name_text
 
-_GB = 1e9
-_DB_PER_BIT = 20 * math.log10(2)
-_SCALAR_GAP = 0.5 * math.log2(math.pi * math.e / 6)  # bits; of an entropy-coded uniform quantiser at high rate
-_BITS_SPAN, _DECIBEL_SPAN = 0.5, 3.0  # colours that are far apart stand for no less than that
-_LEAST_AREA, _MOST_AREA = 12.0, 260.0
+_DIGEST = 12  # characters of a digest that are shown
+_CODERS = {
+    "nwc": "lossy: learned transform, trellis, entropy model",
+    "nwc-delta": "lossy: the difference to the base",
+    "exact-delta": "what the base has, and what differs from it, without further loss",
+    "float": "without loss: entropy tables for floats",
+    "zstd": "without loss: Zstandard",
+    "raw": "without loss: as it is",
+    "copy": "the bytes of another tensor, which is the same",
+}
+_OBJECTS = {
+    "payloads": "coded tensors",
+    "index": "index of all blocks",
+    "codec": "the codec itself",
+    "manifest": "manifest",
+    "files": "other files of the checkpoint",
+}
 
 
-def artifact_page(
-    artifact: Artifact,
-    price: float,
-    *,
-    read_weights: bool = True,
-    on_progress: Callable[[int], None] = lambda nbytes: None,
-) -> Page:
-    """Gather it.
+@dataclass(frozen=True)
+class ArtifactReport:
+    """All that is said of an artifact. Parts that there is nothing to say in are empty.
+
+    Attributes:
+        heading: summary.
+        plot: error against rate, a point for each tensor; None without relative errors.
+        no_plot: why there is none; "" if there is one, or nothing was lost.
+        maps: layer by layer.
+        coders: how tensors are coded.
+        objects: what the bytes are.
+        exact: what was stored without loss, in a sentence.
+        skipped: files of the checkpoint that are not there, and why.
+        tensors: all.
+    """
+
+    heading: Heading
+    plot: Plot | None
+    no_plot: str
+    maps: tuple[LayerMaps, ...]
+    coders: Table
+    objects: Table
+    exact: str
+    skipped: Table | None
+    tensors: Table
+
+
+def gather_artifact(artifact: Artifact, tensors: Sequence[TensorSummary], price: Price) -> ArtifactReport:
+    """Put it together.
 
     Args:
-        artifact: an open one.
-        price: of a GB and month.
-        read_weights: whether tensors that are coded lossily are decoded: without that errors are not known as parts of weights.
-        on_progress: told of coded bytes that were read.
-
-    Raises:
-        IntegrityError, FormatError: a block is damaged.
-        UsageError: matplotlib is not installed.
+        artifact: open.
+        tensors: from `nwc_workflows.inspect.summarise`, with their `power` where that is known.
+        price: of storage.
     """
-    tensors = summarise(artifact)
-    if read_weights:
-        tensors = with_power(artifact, tensors, on_progress)
-    manifest, sizes = artifact.manifest, artifact_nbytes(artifact)
-    weight_nbytes = sum(size for kind, size in sizes.items() if kind != "files")
-    source = sum(file.size for file in manifest.weight_files)
-    lossy = [t for t in tensors if _is_lossy(t)]
-    sections: list[Section] = []
-    if read_weights and lossy and all(t.power for t in lossy):
-        sections.append(_rate_distortion(lossy))
-    sections += heat_maps(
-        "Bits per weight, layer by layer",
-        [(t.name, t) for t in lossy],
-        lambda t: t.bits_per_weight,
-        lambda bits: f"{bits:.2f}",
-        _said,
-        "Matrices that are coded lossily. Arrow keys walk through the cells.",
-        _BITS_SPAN,
-    )
-    if read_weights:
-        sections += heat_maps(
-            "Error, layer by layer",
-            [(t.name, t) for t in lossy],
-            _decibels,
-            lambda decibels: f"{decibels:.1f}",
-            _said,
-            "Mean squared error over mean squared weight, dB: less is better.",
-            _DECIBEL_SPAN,
-        )
-    sections.append(_table(tensors))
-    sections.append(_facts(artifact, tensors, sizes))
-    if manifest.skipped:
-        rows = [(Cell(s.path), Cell(bytes_text(s.size), s.size), Cell(s.reason)) for s in manifest.skipped]
-        sections.append(Table("Left out", ("file", "bytes", "why"), rows, frozenset({1})))
-    return Page(
-        artifact.store.uri.rstrip("/").rpartition("/")[2] or artifact.store.uri,
-        f"{artifact.store.uri}: {len(tensors):,} tensors, {manifest.counts.weights:,} weights",
-        _cards(artifact, tensors, source, weight_nbytes, price),
-        sections,
-        f"Made by nwc {version('nwc')}. All sizes are bytes that are stored; index, codec and manifest are in them.",
+    sizes = artifact_nbytes(artifact)
+    everything = sum(size for kind, size in sizes.items() if kind != "files")
+    lossy = [t for t in tensors if t.mse > 0]
+    relative = bool(lossy) and all(t.power for t in lossy)
+    own = [t for t in tensors if t.copy_of is None]  # copies have no bytes, and no rate
+    return ArtifactReport(
+        heading=_heading(artifact, tensors, everything, price),
+        plot=_plot([t for t in own if t.mse > 0]) if relative else None,
+        no_plot="" if relative or not lossy else _NO_PLOT,
+        maps=tuple(layer_maps(own)),
+        coders=_coders(tensors, everything),
+        objects=_objects(sizes),
+        exact=_exact(tensors),
+        skipped=_skipped(artifact),
+        tensors=_tensors(tensors, everything, relative),
     )
 
 
-def _is_lossy(tensor: TensorSummary) -> bool:
-    return any(coder in LOSSY_CODERS for coder in tensor.coders) and tensor.mse > 0 and tensor.copy_of is None
+_NO_PLOT = (
+    "The index has absolute errors alone. To plot them relative to the weights, beside Shannon’s bound, give the checkpoint "
+    "that the artifact was made from:"
+)
 
 
-def _decibels(tensor: TensorSummary) -> float | None:
-    return 10 * math.log10(tensor.mse / tensor.power) if tensor.mse > 0 and tensor.power else None
-
-
-def _said(tensor: TensorSummary) -> str:
-    decibels = _decibels(tensor)
-    error = "" if decibels is None else f", error {decibels:.1f} dB"
-    bits, size = f"{tensor.bits_per_weight:.3f} bits per weight", bytes_text(tensor.nbytes)
-    return f"{name_text(tensor.name)}, {shape_text(tensor.shape)}: {bits}{error}, {size}"
-
-
-def _cards(artifact: Artifact, tensors: Sequence[TensorSummary], source: int, nbytes: int, price: float) -> list[Card]:
-    saved = source - nbytes
-    bits = 8 * nbytes / max(1, artifact.manifest.counts.weights)
-    month = price * saved / _GB
-    cards = [
-        Card("weights before", bytes_text(source)),
-        Card("weights now", bytes_text(nbytes), f"{source / max(1, nbytes):.2f} times smaller"),
-        Card("bits per weight", f"{bits:.3f}", "everything counted"),
-        Card("saved", bytes_text(saved), f"{month:,.2f} a month at {price:g} a GB" if month >= 0.01 else ""),
-    ]
-    of = totals(tensors)
-    if of.relative_error is not None:
-        decibels = 20 * math.log10(of.relative_error) if of.relative_error > 0 else -math.inf
-        cards.append(
-            Card(
-                "error of the weights",
-                f"{decibels:.1f} dB",
-                f"{100 * of.relative_error:.2g} % of their root mean square",
-            )
-        )
-    return cards
-
-
-def _rate_distortion(lossy: Sequence[TensorSummary]) -> Plot:
-    most = max(t.numel for t in lossy)
-    bits = [t.bits_per_weight for t in lossy]
-    ends = [max(0.0, min(bits) - 0.3), max(bits) + 0.3]
-    areas = [max(_LEAST_AREA, _MOST_AREA * t.numel / most) for t in lossy]
-    decibels = [-(_decibels(t) or 0.0) for t in lossy]
-    series = [
-        Series("tensors, by size", bits, decibels, sizes=areas),
-        Series("Shannon's bound, independent Gaussian weights", ends, [_DB_PER_BIT * bit for bit in ends], theory=True),
-        Series(
-            "the same for uniform scalar quantisation and ideal entropy coding",
-            ends,
-            [_DB_PER_BIT * (bit - _SCALAR_GAP) for bit in ends],
-            theory=True,
-        ),
-    ]
-    above = sum(d > _DB_PER_BIT * b for d, b in zip(decibels, bits, strict=True))
-    note = (
-        "Each circle is a tensor, its area the number of weights; higher is better. Real weights are neither independent nor "
-        f"all alike: what the codec knows of that lifts {above} of {len(lossy)} tensors above the bound for weights that are."
-    )
-    alt = f"Signal-to-noise ratio of {len(lossy)} tensors over their bits per weight, beside Shannon's bound"
-    return Plot("Rate and distortion", chart(series, "bits per weight", "signal to noise, dB", alt), note)
-
-
-def _table(tensors: Sequence[TensorSummary]) -> Table:
-    known = any(t.power is not None for t in tensors)
-    whole = max(1, sum(t.nbytes for t in tensors))
-    most = max((t.nbytes for t in tensors), default=1) / whole
-    error = "error, dB" if known else "rms error"
-    headers = ("tensor", "coded as", "bits per weight", error, "bytes", "share", "weights", "type", "shape")
-    rows = []
-    for t in tensors:
-        decibels, rms, share = _decibels(t), math.sqrt(t.mse), t.nbytes / whole
-        rows.append(
-            [
-                Cell(name_text(t.name)),
-                Cell("+".join(t.coders) if t.copy_of is None else f"as {name_text(t.copy_of)}"),
-                Cell(f"{t.bits_per_weight:.3f}", t.bits_per_weight) if t.numel else Cell(""),
-                Cell("" if decibels is None else f"{decibels:.1f}", decibels) if known else Cell(f"{rms:.3g}", rms),
-                Cell(bytes_text(t.nbytes), t.nbytes),
-                Cell(f"{100 * share:.1f} %", share, share / most if most else 0.0),
-                Cell(f"{t.numel:,}", t.numel),
-                Cell(t.dtype),
-                Cell(shape_text(t.shape)),
-            ]
-        )
-    return Table("Tensors", headers, rows, frozenset(range(2, 7)), "What is not coded by nwc is stored bit for bit.")
-
-
-def _facts(artifact: Artifact, tensors: Sequence[TensorSummary], sizes: dict[str, int]) -> Facts:
+def _heading(artifact: Artifact, tensors: Sequence[TensorSummary], nbytes: int, price: Price) -> Heading:
     manifest = artifact.manifest
-    exact = [t for t in tensors if t.mse == 0]
-    pairs = [(kind, bytes_text(size)) for kind, size in sizes.items() if size]
-    pairs.append(
-        ("bit for bit", f"{len(exact):,} of {len(tensors):,} tensors, {sum(t.numel for t in exact):,} weights")
-    )
-    pairs += [
-        (key.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value))
-        for key, value in manifest.job.items()
+    saved = Saved(sum(file.size for file in manifest.weight_files), nbytes, price)
+    weights = manifest.counts.weights
+    bits = 8 * nbytes / max(1, weights)
+    figures = list(saved.figures())
+    figures.insert(2, Figure(f"{bits:.3f}", "bits per weight", "index, codec and manifest counted"))
+    error = totals(tensors).relative_error
+    if error is not None and 0 < error < math.inf:
+        figures.append(
+            Figure(f"{20 * math.log10(error):.1f} dB", "relative squared error", "of all lossy tensors together")
+        )
+    name = artifact.store.uri.rstrip("/").rpartition("/")[2]
+    facts = [
+        Fact("Weights", f"{weights:,} in {manifest.counts.tensors:,} tensors, {manifest.counts.blocks:,} blocks"),
+        *job_facts(manifest.job, _codec_text(artifact)),
     ]
     if manifest.base is not None:
-        pairs.append(("base is at", manifest.base.location or "not said"))
-    pairs += [
-        ("weight file", f"{name_text(file.path)}, {bytes_text(file.size)}") for file in manifest.weight_files[:20]
-    ]
-    if len(manifest.weight_files) > 20:
-        pairs.append(("weight files more", f"{len(manifest.weight_files) - 20:,}"))
-    pairs += [("kept as it is", f"{name_text(file.path)}, {bytes_text(file.size)}") for file in manifest.files]
-    pairs.append(("fingerprint", manifest.fingerprint))
-    return Facts("What it is made of", pairs)
+        facts.append(
+            Fact("Base", f"{name_text(manifest.base.location)}, needed to read it", manifest.base.manifest_sha256)
+        )
+    files = ", ".join(name_text(file.path) for file in manifest.weight_files[:3])
+    more = len(manifest.weight_files) - 3
+    facts.append(Fact("Weight files before", f"{files}{f' and {more:,} more' if more > 0 else ''}"))
+    facts.append(Fact("Fingerprint", "", manifest.fingerprint))
+    return Heading("artifact", name, artifact.store.uri, f"{saved.lead}.", tuple(figures), tuple(facts))
+
+
+def _codec_text(artifact: Artifact) -> str:
+    digest = artifact.manifest.codec.sha256
+    for name in Codec.available():
+        shipped = resources.files("nwc_core.codecs").joinpath(f"{name}.safetensors").read_bytes()
+        if hashlib.sha256(shipped).hexdigest() == digest:
+            return f"{name}, which nwc ships, {bytes_text(artifact.manifest.codec.size)} of this artifact"
+    return f"one of its own, {bytes_text(artifact.manifest.codec.size)}"
+
+
+def _plot(lossy: Sequence[TensorSummary]) -> Plot:
+    found = sorted(((t.bits_per_weight, _decibel(t), t) for t in lossy), key=lambda point: point[:2])
+    rates = [bits for bits, _, _ in found]
+    bound_x, bound_y = shannon_gaussian(rates)
+    tips = tuple(f"{name_text(t.name)}: {bits:.3f} bits per weight, {error:.2f} dB" for bits, error, t in found)
+    return Plot(
+        "rate-distortion",
+        "Relative squared error against bits per weight, a point for each lossy tensor",
+        "bits per weight",
+        "relative squared error, dB",
+        (Series("a lossy tensor", tuple(rates), tuple(error for _, error, _ in found), tips, line=""),),
+        *("Shannon’s bound for a Gaussian", bound_x, bound_y),
+        least=(1.0, 12.0),
+        note="Error is relative to the mean square of the weights; lower left is better. Weights of a structure that the "
+        "codec knows can lie below the bound, which is that of independent Gaussian numbers; side information weighs on "
+        "small tensors.",
+    )
+
+
+def _decibel(tensor: TensorSummary) -> float:
+    assert tensor.power
+    return 10 * math.log10(tensor.mse / tensor.power)
+
+
+def _coders(tensors: Sequence[TensorSummary], everything: int) -> Table:
+    groups: dict[str, list[TensorSummary]] = {}
+    for tensor in tensors:
+        groups.setdefault("copy" if tensor.copy_of else "+".join(tensor.coders), []).append(tensor)
+    found = sorted(((coder, totals(of)) for coder, of in groups.items()), key=lambda group: -group[1].nbytes)
+    lengths = bars([of.nbytes for _, of in found])
+    rows = tuple(
+        (
+            Cell(coder),
+            Cell(_CODERS.get(coder, "several, by block")),
+            number(of.tensors, ",d"),
+            number(of.numel, ",d"),
+            number(of.bits_per_weight if of.numel else None, ".3f"),
+            Cell(bytes_text(of.nbytes), of.nbytes),
+            Cell(f"{100 * of.nbytes / max(1, everything):.1f} %", of.nbytes, bar),
+        )
+        for (coder, of), bar in zip(found, lengths, strict=True)
+    )
+    columns = (
+        *(Column("Coder", code=True), Column("What it does", words=True)),
+        *(Column(label, number=True) for label in ("Tensors", "Weights", "Bits", "Bytes", "Share of weights’ bytes")),
+    )
+    return Table("coders", "How the tensors are coded", columns, rows, sortable=False)
+
+
+def _objects(sizes: dict[str, int]) -> Table:
+    lengths = bars(list(sizes.values()))
+    rows = tuple(
+        (
+            Cell(_OBJECTS[kind]),
+            Cell(bytes_text(size), size),
+            Cell(f"{100 * size / sum(sizes.values()):.1f} %", size, bar),
+        )
+        for (kind, size), bar in zip(sizes.items(), lengths, strict=True)
+        if size
+    )
+    columns = (Column("What"), Column("Bytes", number=True), Column("Share", number=True))
+    return Table("objects", "What takes how many bytes", columns, rows, sortable=False)
+
+
+def _exact(tensors: Sequence[TensorSummary]) -> str:
+    exact = [t for t in tensors if t.mse == 0]
+    if not exact:
+        return ""
+    of = totals(exact)
+    if len(exact) == len(tensors):
+        return f"All {of.tensors:,} tensors are stored bit for bit."
+    tuned = sum(t.mse > 0 and not any(coder in LOSSY_CODERS for coder in t.coders) for t in tensors)
+    text = f"{of.tensors:,} of {len(tensors):,} tensors are stored bit for bit: {of.numel:,} weights in {bytes_text(of.nbytes)}"
+    return f"{text}; {tuned:,} without a lossy coder differ from the original all the same." if tuned else f"{text}."
+
+
+def _skipped(artifact: Artifact) -> Table | None:
+    found = artifact.manifest.skipped
+    if not found:
+        return None
+    rows = tuple((Cell(name_text(s.path)), Cell(bytes_text(s.size), s.size), Cell(s.reason)) for s in found)
+    columns = (Column("File", code=True), Column("Bytes", number=True), Column("Why", words=True))
+    return Table("skipped", "Files of the checkpoint that the artifact does not hold", columns, rows)
+
+
+def _coder(tensor: TensorSummary) -> str:
+    return "+".join(tensor.coders) if tensor.copy_of is None else f"as {name_text(tensor.copy_of)}"
+
+
+def _tensors(tensors: Sequence[TensorSummary], everything: int, relative: bool) -> Table:
+    columns = (
+        *(Column("Tensor", code=True), Column("Shape", code=True), Column("Type"), Column("Coder")),
+        *(Column("Weights", number=True), Column("Bits", number=True, note="per weight"), Column("Bytes", number=True)),
+        *(Column("Share", number=True, note="of all bytes that hold weights"),),
+        Column("Error", number=True, note=_ERROR_NOTES[relative]),
+    )
+    lengths = bars([t.nbytes for t in tensors])
+    rows = tuple(
+        (
+            *(Cell(name_text(t.name)), Cell(shape_text(t.shape)), Cell(t.dtype), Cell(_coder(t))),
+            *(number(t.numel, ",d"), number(t.bits_per_weight if t.numel else None, ".3f")),
+            *(
+                Cell(bytes_text(t.nbytes), t.nbytes),
+                Cell(f"{100 * t.nbytes / max(1, everything):.2f} %", t.nbytes, bar),
+            ),
+            _error(t, relative),
+        )
+        for t, bar in zip(tensors, lengths, strict=True)
+    )
+    return Table("tensors", "All tensors", columns, rows, search="Find tensors")
+
+
+_ERROR_NOTES = {True: "root mean square, relative to that of the weights", False: "root mean square"}
+
+
+def _error(tensor: TensorSummary, relative: bool) -> Cell:
+    if not tensor.mse:
+        return Cell("exact", 0.0, tone="quiet")
+    of = totals([tensor])
+    if not relative or of.relative_error is None:
+        return Cell(f"{of.rms_error:.3g}", of.rms_error)
+    return Cell(f"{100 * of.relative_error:#.3g}".rstrip(".") + " %", of.relative_error)

@@ -1,179 +1,223 @@
-"""Drawings as SVG elements whose colours are those of the page, light or dark, and whose text is text."""
+"""Plots: axes that look alike, series with markers and intervals, Shannon's bound; drawn by matplotlib, coloured by the page.
+
+Legends are not drawn: the page has them as text, which wraps where there is no room.
+"""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from nwc_workflows.bench.plot_style import check_matplotlib
+from nwc_workflows.report.svg import ACCENT, GRID, INK, MUTED, PAPER, SERIES_COLOURS, StyleSheet, page_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib knows no CSS: these stand for variables of the page's style.
-_INK, _SOFT, _LINE = "#010101", "#020202", "#030303"
-COLOURS = tuple(f"#0{number}0{number}f0" for number in range(7))
-_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _LINE: "--line"} | {
-    colour: f"--c{number}" for number, colour in enumerate(COLOURS)
-}
-_DASHES = ("--", ":", "-.")  # of bounds
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_WIDTH, _HEIGHT = 640, 380  # of the picture, in its own units, in which text is as large as the style sheet says
+_MARGINS = {"left": 0.095, "right": 0.975, "bottom": 0.14, "top": 0.9}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nwc",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
+    "text.parse_math": False,  # a $ in a name is a $
+    "text.usetex": False,
+    "font.size": 13,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.spines.left": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "text.color": _INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
+    "axes.linewidth": 1,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 1,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "xtick.minor.size": 0,
+    "text.color": MUTED,
+    "path.simplify": False,
 }
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one kind.
+    """Points of a plot.
 
     Attributes:
         label: in the legend.
         x, y: of the points.
-        low, high: ends of the intervals around y; empty for none.
-        line: whether neighbours are joined.
-        sizes: areas of the points; empty if all are alike.
-        theory: a bound, drawn without points.
+        tips: what to say of each.
+        low, high: ends of intervals of y, as many as points; empty for none.
+        number: of the colour and the marker; None for the accent.
+        line: whether lines join them: "solid", "dashed", or "" for none.
+        joined: which of them; None for all.
+        marked: whether points have markers.
+        band: whether intervals are drawn as a band, rather than as bars.
     """
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    line: bool = True
-    sizes: Sequence[float] = ()
-    theory: bool = False
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    tips: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    number: int | None = None
+    line: str = "solid"
+    joined: tuple[int, ...] | None = None
+    marked: bool = True
+    band: bool = False
 
-
-def chart(series: Sequence[Series], x: str, y: str, alt: str, *, log: bool = False) -> str:
-    """Lines and points over two axes.
-
-    Args:
-        series: to draw, the first on top.
-        x, y: what the axes are.
-        alt: what it shows, for those who do not see it.
-        log: whether y is logarithmic.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    with _drawing(9.2, 4.6, alt) as (axes, done):
-        points = bounds = 0
-        for one in series:
-            if one.theory:
-                dashes = _DASHES[bounds % len(_DASHES)]
-                bounds += 1
-                axes.plot(one.x, one.y, color=_INK, linestyle=dashes, linewidth=1.2, label=one.label, zorder=2)
-                continue
-            colour, marker = COLOURS[points % len(COLOURS)], MARKERS[points % len(MARKERS)]
-            points += 1
-            if one.sizes:
-                axes.scatter(
-                    one.x, one.y, s=one.sizes, color=colour, alpha=0.55, linewidths=0, label=one.label, zorder=3
-                )
-                continue
-            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "zorder": 3}
-            if one.low:
-                below = [max(0.0, value - low) for value, low in zip(one.y, one.low, strict=True)]
-                above = [max(0.0, high - value) for value, high in zip(one.y, one.high, strict=True)]
-                axes.errorbar(one.x, one.y, [below, above], linestyle="none", capsize=2, elinewidth=1, **style)
-            axes.plot(one.x, one.y, linestyle="-" if one.line else "none", label=one.label, **style)
-        if log:
-            axes.set_yscale("log")
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.legend(loc="best", fontsize=10)
-    return done()
+    @property
+    def marker(self) -> str:
+        """matplotlib's name of it; "" for none."""
+        at = self.number or 0
+        return MARKERS[(at + at // len(SERIES_COLOURS)) % len(MARKERS)] if self.marked else ""
 
 
 @dataclass(frozen=True)
-class Span:
-    """A bar on a time line: in which row, from when to when in seconds, and of what colour."""
+class Plot:
+    """A plot.
 
-    row: int
-    start: float
-    stop: float
-    colour: int = 0
+    Attributes:
+        name: unique on the page.
+        title: above it.
+        x, y: titles of the axes.
+        series: in the legend's order.
+        bound: label of a line that nothing gets below; its points are `bound_x` and `bound_y`.
+        note: below it.
+        logarithmic: whether y is.
+        zero: whether a line marks y = 0.
+        least: the least that the axes span, so that what is all the same looks so.
+    """
 
+    name: str
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    bound: str = ""
+    bound_x: tuple[float, ...] = field(default=(), repr=False)
+    bound_y: tuple[float, ...] = field(default=(), repr=False)
+    note: str = ""
+    logarithmic: bool = False
+    zero: bool = False
+    least: tuple[float, float] = (0.5, 0.0)
 
-def timeline(rows: Sequence[str], spans: Sequence[Span], alt: str, legend: Sequence[str]) -> str:
-    """Bars over time, a row for each name, the first on top; `legend` names the colours."""
-    with _drawing(9.2, 1.1 + 0.28 * len(rows), alt) as (axes, done):
-        from matplotlib.patches import Patch
+    def svg(self, sheet: StyleSheet) -> Markup:
+        """Draw it. Equal plots and an equal matplotlib give equal text.
 
-        for number in range(len(legend)):
-            of = [span for span in spans if span.colour == number]
-            axes.barh(
-                [span.row for span in of],
-                [span.stop - span.start for span in of],
-                left=[span.start for span in of],
-                height=0.72,
-                color=COLOURS[number],
-                linewidth=0,
-            )
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("seconds")
-        if len(legend) > 1:
-            patches = [Patch(color=COLOURS[number], label=name) for number, name in enumerate(legend)]
-            axes.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(legend), fontsize=10)
-    return done()
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        tips = {f"series-{at}": series.tips for at, series in enumerate(self.series) if series.tips}
+        with _axes() as (axes, out):
+            if self.logarithmic:
+                axes.set_yscale("log")
+            for at, series in enumerate(self.series):
+                _draw(axes, series, f"series-{at}")
+            _widen(axes, self)
+            if self.bound:
+                limits = axes.get_xlim(), _with_bound(axes, self)
+                axes.plot(self.bound_x, self.bound_y, color=INK, linewidth=1.5, linestyle=(0, (5, 3)))
+                axes.set_xlim(limits[0])
+                axes.set_ylim(limits[1])
+            if self.zero:
+                axes.axhline(0, color=INK, linewidth=1.5, linestyle=(0, (5, 3)))
+            _label(axes, self)
+        return page_svg(out.getvalue(), self.name, self.title, sheet, tips)
 
 
 @contextmanager
-def _drawing(width: float, height: float, alt: str) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Axes to draw on, and a function that gives the SVG afterwards."""
+def _axes() -> Iterator[tuple[Axes, io.BytesIO]]:
+    """Axes to draw into, and what they become at the end."""
     check_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure  # without pyplot: no window system is looked for
 
-    made: list[str] = []
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.subplots()
-        axes.patch.set_alpha(0)
-        yield axes, lambda: made[0]
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    made.append(_of_page(out.getvalue(), alt))
+    out = io.BytesIO()
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's own settings must not change the bytes
+        mpl.rcParams.update(_STYLE)
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
+        axes = figure.subplots(gridspec_kw=_MARGINS)
+        yield axes, out
+        figure.savefig(
+            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
 
 
-def _of_page(svg: str, alt: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    # Ids are made from what they stand for, so equal ones of two drawings in a page are the same thing.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}">',
-        svg,
-        count=1,
-    )
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r"font: ([^;\"']*?)'[^;]*?(?=[;\"])", r"font: \1system-ui, sans-serif", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg
+def _draw(axes: Axes, series: Series, gid: str) -> None:
+    colour = ACCENT if series.number is None else SERIES_COLOURS[series.number % len(SERIES_COLOURS)]
+    if series.band and series.low:
+        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.15, linewidth=0)
+    elif series.low:
+        below = [value - low for value, low in zip(series.y, series.low, strict=True)]
+        above = [high - value for value, high in zip(series.y, series.high, strict=True)]
+        axes.errorbar(series.x, series.y, [below, above], fmt="none", ecolor=colour, elinewidth=1.2, capsize=2.5)
+    if series.line:
+        dashes: Any = "-" if series.line == "solid" else (0, (4, 2))
+        joined = range(len(series.x)) if series.joined is None else series.joined
+        x, y = [series.x[at] for at in joined], [series.y[at] for at in joined]
+        axes.plot(x, y, color=colour, linewidth=1.8, linestyle=dashes)
+    if series.marked:
+        points = axes.plot(series.x, series.y, color=colour, linestyle="none", marker=series.marker)[0]
+        points.set_markersize(5 if len(series.x) > 500 else 7)
+        points.set_markeredgecolor(PAPER)
+        points.set_markeredgewidth(0.8)
+        points.set_gid(gid)
+
+
+def _widen(axes: Axes, plot: Plot) -> None:
+    axes.set_xlim(*_spanning(axes.get_xlim(), plot.least[0]))
+    axes.set_ylim(*_spanning(axes.get_ylim(), plot.least[1]))
+
+
+def _with_bound(axes: Axes, plot: Plot) -> tuple[float, float]:
+    """Ends of y that show the bound from one side to the other."""
+    from numpy import interp
+
+    low, high = axes.get_ylim()
+    at_sides = [float(value) for value in interp(axes.get_xlim(), plot.bound_x, plot.bound_y)]
+    return min(low, *at_sides), max(high, *at_sides)
+
+
+def _spanning(ends: tuple[float, float], least: float) -> tuple[float, float]:
+    if ends[1] - ends[0] >= least:
+        return ends
+    middle = (ends[0] + ends[1]) / 2
+    return middle - least / 2, middle + least / 2
+
+
+def _label(axes: Axes, plot: Plot) -> None:
+    """Titles of the axes, that of y lying above it where it takes no width; few ticks, which narrow screens have room for."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xlabel(plot.x, loc="right", labelpad=4)
+    axes.text(-0.085, 1.045, plot.y, transform=axes.transAxes, ha="left", va="bottom")
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    if plot.logarithmic:
+        low, high = axes.get_ylim()
+        decades = math.log10(high / low)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def shannon_gaussian(bits: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(rates, relative squared errors in dB) on Shannon's bound for a Gaussian, around these rates."""
+    ends = max(0.0, min(bits, default=0.0) - 1), max(bits, default=8.0) + 1
+    return ends, tuple(-20 * math.log10(2) * end for end in ends)
