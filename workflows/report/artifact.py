@@ -10,16 +10,17 @@ from importlib import resources
 
 from nwc_core.artifact.reader import Artifact
 from nwc_core.codec import Codec
-from nwc_core.encoded import LOSSY_CODERS
-from nwc_workflows.inspect import TensorSummary, artifact_nbytes, totals
+from nwc_core.encoded import EXACT_DELTA, LOSSY_CODERS
+from nwc_workflows.inspect import TensorSummary, Totals, artifact_nbytes, totals
 from nwc_workflows.inspect_text import shape_text
+from nwc_workflows.recovery.rewrite import RECOVERED
 from nwc_workflows.report.content import Cell, Column, Fact, Figure, Heading, Price, Saved, Table, bars, number
 from nwc_workflows.report.heat_map import LayerMaps, layer_maps
 from nwc_workflows.report.job import job_facts
 from nwc_workflows.report.plots import Plot, Series, shannon_gaussian
 from nwc_workflows.wording import bytes_text, name_text
 
-_DIGEST = 12  # characters of a digest that are shown
+_LOSSY = (*LOSSY_CODERS, EXACT_DELTA)  # in whose tensors an error is no surprise
 _CODERS = {
     "nwc": "lossy: learned transform, trellis, entropy model",
     "nwc-delta": "lossy: the difference to the base",
@@ -83,7 +84,7 @@ def gather_artifact(artifact: Artifact, tensors: Sequence[TensorSummary], price:
         maps=tuple(layer_maps(tensors)),
         coders=_coders(tensors, everything),
         objects=_objects(sizes),
-        exact=_exact(tensors),
+        exact=_exact(tensors, RECOVERED in artifact.manifest.job),
         skipped=_skipped(artifact),
         tensors=_tensors(tensors, everything, relative),
     )
@@ -165,7 +166,7 @@ def _coders(tensors: Sequence[TensorSummary], everything: int) -> Table:
     rows = tuple(
         (
             Cell(coder),
-            Cell(_CODERS.get(coder, "several, by block")),
+            Cell(_coder_text(coder, of)),
             number(of.tensors, ",d"),
             number(of.numel, ",d"),
             number(of.bits_per_weight if of.numel else None, ".3f"),
@@ -179,6 +180,12 @@ def _coders(tensors: Sequence[TensorSummary], everything: int) -> Table:
         *(Column(label, number=True) for label in ("Tensors", "Weights", "Bits", "Bytes", "Share of weights’ bytes")),
     )
     return Table("coders", "How the tensors are coded", columns, rows, sortable=False)
+
+
+def _coder_text(coder: str, of: Totals) -> str:
+    text = _CODERS.get(coder, "several, by block")
+    # Bounded relative errors, and tuning, change weights before a lossless coder gets them.
+    return text.replace("without loss:", "changed, then without loss:") if of.rms_error else text
 
 
 def _objects(sizes: dict[str, int]) -> Table:
@@ -196,16 +203,16 @@ def _objects(sizes: dict[str, int]) -> Table:
     return Table("objects", "What takes how many bytes", columns, rows, sortable=False)
 
 
-def _exact(tensors: Sequence[TensorSummary]) -> str:
+def _exact(tensors: Sequence[TensorSummary], tuned: bool) -> str:
     exact = [t for t in tensors if t.mse == 0]
     if not exact:
         return ""
     of = totals(exact)
     if len(exact) == len(tensors):
         return f"All {of.tensors:,} tensors are stored bit for bit."
-    tuned = sum(t.mse > 0 and not any(coder in LOSSY_CODERS for coder in t.coders) for t in tensors)
     text = f"{of.tensors:,} of {len(tensors):,} tensors are stored bit for bit: {of.numel:,} weights in {bytes_text(of.nbytes)}"
-    return f"{text}; {tuned:,} without a lossy coder differ from the original all the same." if tuned else f"{text}."
+    changed = sum(t.mse > 0 and not any(coder in _LOSSY for coder in t.coders) for t in tensors)
+    return f"{text}; {changed:,} more were tuned after compression." if changed and tuned else f"{text}."
 
 
 def _skipped(artifact: Artifact) -> Table | None:
