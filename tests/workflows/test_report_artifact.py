@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,14 +251,15 @@ def test_what_is_none_of_them_is_refused(nwc, tmp_path, make):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_infinite_error_is_no_place_in_a_plot(report, own_artifact, model):
-    """Of weights that are all zero, which a damaged or hostile index may give an error."""
-
-    def change(rows):
-        from dataclasses import replace
-
-        return [replace(row, mse=0.25) if row.tensor == "zeros" else row for row in rows]
-
-    rewrite_index(own_artifact, change)
+@pytest.mark.parametrize("mse", [0.25, float("inf")])
+def test_an_infinite_error_has_no_place_in_a_plot(report, own_artifact, model, mse):
+    """Of weights that are all zero, or as a hostile index may have it."""
+    changed = ("zeros", "encoder.0.weight") if mse == float("inf") else ("zeros",)
+    rewrite_index(own_artifact, lambda rows: [replace(r, mse=mse) if r.tensor in changed else r for r in rows])
     page = report(own_artifact, "--original", model)
-    assert "plot" not in [attributes.get("class") for name, attributes in page.tags if name == "svg"]
+    errors = dict(zip(page.column("tensors", "Tensor"), page.column("tensors", "Error"), strict=True))
+    assert {errors[name] for name in changed} == {"∞"}
+    assert not any(title.startswith(f"{name}: ") and title.endswith("dB") for name in changed for title in page.titles)
+    assert any(title.startswith("encoder.1.weight: ") and title.endswith("dB") for title in page.titles)
+    errors = dict(zip(*(report(own_artifact).column("tensors", key) for key in ("Tensor", "Error")), strict=True))
+    assert errors["zeros"] == ("0.5" if mse == 0.25 else "∞")

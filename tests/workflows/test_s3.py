@@ -112,6 +112,14 @@ def test_from_s3_to_s3_gives_the_bytes_of_a_local_run(proxy, server, on_s3, arti
     back = open_checkpoint(f"s3://{bucket}/back")
     assert {tensor.name for tensor in back.tensors} == set(all_tensors())
 
+    proxy.log.clear()
+    code, out, err = nwc("report", f"s3://{bucket}/out", "--out", f"s3://{bucket}/pages/report.html")
+    assert (code, out.split(":")[0]) == (0, "s3"), err
+    read = [request.path.rpartition("/")[2].split("-")[0] for request in proxy.log if request.method == "GET"]
+    assert sorted(read) == ["index", "manifest.json"]
+    assert b"experts" in objects(server, bucket)["pages/report.html"]
+    assert nwc("report", f"s3://{bucket}/out", "--out", f"s3://{bucket}/pages/report.html")[0] == 1  # is there already
+
 
 def test_workers_never_use_other_keys_than_the_driver_was_told_of(proxy, server, on_s3, nwc, monkeypatch):
     """The cluster was started without the variable that the driver has."""

@@ -10,32 +10,17 @@ from importlib import resources
 
 from nwc_core.artifact.reader import Artifact
 from nwc_core.codec import Codec
-from nwc_core.encoded import LOSSY_CODERS
+from nwc_core.encoded import EXACT_DELTA, LOSSY_CODERS
 from nwc_workflows.inspect import TensorSummary, artifact_nbytes, totals
-from nwc_workflows.inspect_text import shape_text
-from nwc_workflows.report.content import Cell, Column, Fact, Figure, Heading, Price, Saved, Table, bars, number
+from nwc_workflows.recovery.rewrite import RECOVERED
+from nwc_workflows.report.artifact_tables import coders_table, objects_table, skipped_table, tensors_table
+from nwc_workflows.report.content import Fact, Figure, Heading, Price, Saved, Table
 from nwc_workflows.report.heat_map import LayerMaps, layer_maps
 from nwc_workflows.report.job import job_facts
 from nwc_workflows.report.plots import Plot, Series, shannon_gaussian
 from nwc_workflows.wording import bytes_text, name_text
 
-_DIGEST = 12  # characters of a digest that are shown
-_CODERS = {
-    "nwc": "lossy: learned transform, trellis, entropy model",
-    "nwc-delta": "lossy: the difference to the base",
-    "exact-delta": "what the base has, and what differs from it, without further loss",
-    "float": "without loss: entropy tables for floats",
-    "zstd": "without loss: Zstandard",
-    "raw": "without loss: as it is",
-    "copy": "the bytes of another tensor, which is the same",
-}
-_OBJECTS = {
-    "payloads": "coded tensors",
-    "index": "index of all blocks",
-    "codec": "the codec itself",
-    "manifest": "manifest",
-    "files": "other files of the checkpoint",
-}
+_LOSSY = (*LOSSY_CODERS, EXACT_DELTA)  # in whose tensors an error is no surprise
 
 
 @dataclass(frozen=True)
@@ -75,19 +60,20 @@ def gather_artifact(artifact: Artifact, tensors: Sequence[TensorSummary], price:
     """
     sizes = artifact_nbytes(artifact)
     everything = sum(size for kind, size in sizes.items() if kind != "files")
-    lossy = [t for t in tensors if t.mse > 0]
-    relative = bool(lossy) and all(t.power for t in lossy)
     own = [t for t in tensors if t.copy_of is None]  # copies have no bytes, and no rate
+    lossy = [t for t in tensors if t.mse > 0]
+    relative = bool(lossy) and all(t.power is not None for t in lossy)
+    placed = [t for t in own if t.mse > 0 and t.power and math.isfinite(t.mse)]
     return ArtifactReport(
         heading=_heading(artifact, tensors, everything, price),
-        plot=_plot([t for t in own if t.mse > 0]) if relative else None,
+        plot=_plot(placed) if relative and placed else None,
         no_plot="" if relative or not lossy else _NO_PLOT,
         maps=tuple(layer_maps(own)),
-        coders=_coders(tensors, everything),
-        objects=_objects(sizes),
-        exact=_exact(tensors),
-        skipped=_skipped(artifact),
-        tensors=_tensors(tensors, everything, relative),
+        coders=coders_table(tensors, everything),
+        objects=objects_table(sizes),
+        exact=_exact(tensors, RECOVERED in artifact.manifest.job),
+        skipped=skipped_table(artifact.manifest.skipped),
+        tensors=tensors_table(tensors, everything, relative),
     )
 
 
@@ -158,101 +144,13 @@ def _decibel(tensor: TensorSummary) -> float:
     return 10 * math.log10(tensor.mse / tensor.power)
 
 
-def _coders(tensors: Sequence[TensorSummary], everything: int) -> Table:
-    groups: dict[str, list[TensorSummary]] = {}
-    for tensor in tensors:
-        groups.setdefault("copy" if tensor.copy_of else "+".join(tensor.coders), []).append(tensor)
-    found = sorted(((coder, totals(of)) for coder, of in groups.items()), key=lambda group: -group[1].nbytes)
-    lengths = bars([of.nbytes for _, of in found])
-    rows = tuple(
-        (
-            Cell(coder),
-            Cell(_CODERS.get(coder, "several, by block")),
-            number(of.tensors, ",d"),
-            number(of.numel, ",d"),
-            number(of.bits_per_weight if of.numel else None, ".3f"),
-            Cell(bytes_text(of.nbytes), of.nbytes),
-            Cell(f"{100 * of.nbytes / max(1, everything):.1f} %", of.nbytes, bar),
-        )
-        for (coder, of), bar in zip(found, lengths, strict=True)
-    )
-    columns = (
-        *(Column("Coder", code=True), Column("What it does", words=True)),
-        *(Column(label, number=True) for label in ("Tensors", "Weights", "Bits", "Bytes", "Share of weights’ bytes")),
-    )
-    return Table("coders", "How the tensors are coded", columns, rows, sortable=False)
-
-
-def _objects(sizes: dict[str, int]) -> Table:
-    lengths = bars(list(sizes.values()))
-    rows = tuple(
-        (
-            Cell(_OBJECTS[kind]),
-            Cell(bytes_text(size), size),
-            Cell(f"{100 * size / sum(sizes.values()):.1f} %", size, bar),
-        )
-        for (kind, size), bar in zip(sizes.items(), lengths, strict=True)
-        if size
-    )
-    columns = (Column("What"), Column("Bytes", number=True), Column("Share", number=True))
-    return Table("objects", "What takes how many bytes", columns, rows, sortable=False)
-
-
-def _exact(tensors: Sequence[TensorSummary]) -> str:
+def _exact(tensors: Sequence[TensorSummary], tuned: bool) -> str:
     exact = [t for t in tensors if t.mse == 0]
     if not exact:
         return ""
     of = totals(exact)
     if len(exact) == len(tensors):
         return f"All {of.tensors:,} tensors are stored bit for bit."
-    tuned = sum(t.mse > 0 and not any(coder in LOSSY_CODERS for coder in t.coders) for t in tensors)
     text = f"{of.tensors:,} of {len(tensors):,} tensors are stored bit for bit: {of.numel:,} weights in {bytes_text(of.nbytes)}"
-    return f"{text}; {tuned:,} without a lossy coder differ from the original all the same." if tuned else f"{text}."
-
-
-def _skipped(artifact: Artifact) -> Table | None:
-    found = artifact.manifest.skipped
-    if not found:
-        return None
-    rows = tuple((Cell(name_text(s.path)), Cell(bytes_text(s.size), s.size), Cell(s.reason)) for s in found)
-    columns = (Column("File", code=True), Column("Bytes", number=True), Column("Why", words=True))
-    return Table("skipped", "Files of the checkpoint that the artifact does not hold", columns, rows)
-
-
-def _coder(tensor: TensorSummary) -> str:
-    return "+".join(tensor.coders) if tensor.copy_of is None else f"as {name_text(tensor.copy_of)}"
-
-
-def _tensors(tensors: Sequence[TensorSummary], everything: int, relative: bool) -> Table:
-    columns = (
-        *(Column("Tensor", code=True), Column("Shape", code=True), Column("Type"), Column("Coder")),
-        *(Column("Weights", number=True), Column("Bits", number=True, note="per weight"), Column("Bytes", number=True)),
-        *(Column("Share", number=True, note="of all bytes that hold weights"),),
-        Column("Error", number=True, note=_ERROR_NOTES[relative]),
-    )
-    lengths = bars([t.nbytes for t in tensors])
-    rows = tuple(
-        (
-            *(Cell(name_text(t.name)), Cell(shape_text(t.shape)), Cell(t.dtype), Cell(_coder(t))),
-            *(number(t.numel, ",d"), number(t.bits_per_weight if t.numel else None, ".3f")),
-            *(
-                Cell(bytes_text(t.nbytes), t.nbytes),
-                Cell(f"{100 * t.nbytes / max(1, everything):.2f} %", t.nbytes, bar),
-            ),
-            _error(t, relative),
-        )
-        for t, bar in zip(tensors, lengths, strict=True)
-    )
-    return Table("tensors", "All tensors", columns, rows, search="Find tensors")
-
-
-_ERROR_NOTES = {True: "root mean square, relative to that of the weights", False: "root mean square"}
-
-
-def _error(tensor: TensorSummary, relative: bool) -> Cell:
-    if not tensor.mse:
-        return Cell("exact", 0.0, tone="quiet")
-    of = totals([tensor])
-    if not relative or of.relative_error is None:
-        return Cell(f"{of.rms_error:.3g}", of.rms_error)
-    return Cell(f"{100 * of.relative_error:#.3g}".rstrip(".") + " %", of.relative_error)
+    changed = sum(t.mse > 0 and not any(coder in _LOSSY for coder in t.coders) for t in tensors)
+    return f"{text}; {changed:,} more were tuned after compression." if changed and tuned else f"{text}."

@@ -94,7 +94,7 @@ def layer_maps(tensors: Sequence[TensorSummary]) -> list[LayerMaps]:
     inexact = [t for t in tensors if t.mse > 0]
     kinds = [_bits(bool(inexact))]
     if inexact:
-        kinds.append(_RELATIVE if all(t.power for t in inexact) else _ABSOLUTE)
+        kinds.append(_RELATIVE if all(t.power is not None for t in inexact) else _ABSOLUTE)
     out = []
     for number, grid in enumerate(found, start=1):
         of_grid = _with_loss(grid)
@@ -117,13 +117,13 @@ def _bits(lossy: bool) -> _Kind:
 
 _RELATIVE = _Kind(
     *("error", "Error", "in percent of the weights, root mean square", "%", True, 0.2),
-    value=lambda of: 100 * of.relative_error if of.relative_error else None,
+    value=lambda of: 100 * of.relative_error if of.relative_error and math.isfinite(of.relative_error) else None,
     short=lambda percent: f"{percent:#.2g}".rstrip("."),
     words=lambda of: f"error {100 * (of.relative_error or 0):.3g} %",
 )
 _ABSOLUTE = _Kind(
     *("error", "Error", "root mean square error", "", True, 0.2),
-    value=lambda of: of.rms_error or None,
+    value=lambda of: of.rms_error if of.rms_error and math.isfinite(of.rms_error) else None,
     short=lambda error: f"{error:.1e}",
     words=lambda of: f"root mean square error {of.rms_error:.3g}",
 )
@@ -187,10 +187,12 @@ def _level(value: float | None, low: float, high: float, kind: _Kind) -> int | N
 
 
 def _text(of: Totals, value: float | None, kind: _Kind) -> str:
-    """In a cell; bits also where they have no place on the scale."""
+    """In a cell; also of what has no place on the scale."""
     if value is not None:
         return kind.short(value)
-    return kind.short(of.bits_per_weight) if kind.key == "bits" and of.numel else "0"
+    if kind.key == "bits":
+        return kind.short(of.bits_per_weight) if of.numel else "0"
+    return "∞" if of.rms_error else "0"
 
 
 def _title(tensors: Sequence[TensorSummary], of: Totals, kind: _Kind) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _WIDTH, _HEIGHT = 640, 380  # of the picture, in its own units, in which text is as large as the style sheet says
-_MARGINS = {"left": 0.095, "right": 0.975, "bottom": 0.14, "top": 0.9}
+_MARGINS = {"left": 0.095, "right": 0.975, "bottom": 0.17, "top": 0.88}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nwc",
@@ -204,8 +204,8 @@ def _label(axes: Axes, plot: Plot) -> None:
     """Titles of the axes, that of y lying above it where it takes no width; few ticks, which narrow screens have room for."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    axes.set_xlabel(plot.x, loc="right", labelpad=4)
-    axes.text(-0.085, 1.045, plot.y, transform=axes.transAxes, ha="left", va="bottom")
+    axes.set_xlabel(plot.x, loc="right", labelpad=8)
+    axes.text(-0.085, 1.06, plot.y, transform=axes.transAxes, ha="left", va="bottom")
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     if plot.logarithmic:
         low, high = axes.get_ylim()

@@ -104,7 +104,7 @@ def gather_timeline(models: Sequence[ModelStatus], traces: Mapping[str, Sequence
     return Timeline(
         *(model_rows, worker_rows, tuple(axis.ticks), cuts),
         kinds=tuple((kind, text) for kind, text in _KINDS.items() if kind in kinds or (kind == "t-gap" and cuts)),
-        note=_note(axis, [task for _, task in tasks]),
+        note=_note(axis, [record for _, record in begun], [task for _, task in tasks]),
     )
 
 
@@ -163,11 +163,13 @@ def _percent(share: float) -> float:
     return round(100 * share, 3)
 
 
-def _note(axis: TimeAxis, tasks: Sequence[TracedTask]) -> str:
+def _note(axis: TimeAxis, records: Sequence[Status], tasks: Sequence[TracedTask]) -> str:
     first, last = axis.parts[0][0], axis.parts[-1][1]
     text = f"From {time_text(first)} to {time_text(last)}"
     if axis.cuts:
         text += f"; idle time is cut out, {len(axis.cuts)} times"
+    if any("base" in record.asked for record in records):
+        text += "; models that have a base wait for it"
     resumed = sum(task.resumed for task in tasks)
     if tasks:
         text += f". {len(tasks):,} tasks in {duration_text(sum(task.seconds for task in tasks))} of workers’ time"
