@@ -307,6 +307,12 @@ def test_on_paper_everything_is_shown(browser, pages):
     assert set(cut) == {"visible"}
 
 
+def test_paper_is_white_for_those_who_prefer_the_dark(browser, page):
+    browser.open(page, dark=True, print_=True)
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert [entry for entry in browser.run(_COLOURS) if entry[0] < 4.5] == []
+
+
 def test_without_javascript_it_is_a_plain_page(browser, pages):
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
