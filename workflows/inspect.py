@@ -20,8 +20,8 @@ class TensorSummary:
         nbytes: coded bytes, those left out that an earlier tensor has, too.
         side_nbytes: of the coded bytes those that are headers and side information.
         mse: mean squared error per weight.
-        copy_of: the tensor that has all its bytes; None for others.
         power: mean square of the decoded weights; None where nobody asked, or there is no error to compare with it.
+        copy_of: the tensor that has all its bytes; None for others.
     """
 
     name: str
@@ -32,8 +32,8 @@ class TensorSummary:
     nbytes: int
     side_nbytes: int
     mse: float
-    copy_of: str | None = None
     power: float | None = None
+    copy_of: str | None = None
 
     @property
     def numel(self) -> int:
