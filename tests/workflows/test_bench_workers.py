@@ -14,8 +14,10 @@ def quick(monkeypatch, ray_cluster):
 
 def test_the_command(nwc, monkeypatch):
     asked = ("--weights", 4, "--tensors", 3, "--workers", 1, "--preset", "fast")
-    code, out, err = nwc("bench", "workers", *asked, "--output", "json")
-    assert code == 0, err
+    # Twice: a worker that compiles, because another process's kernels took the place of its own in numba's cache, needs more.
+    for _ in range(2):
+        code, out, err = nwc("bench", "workers", *asked, "--output", "json")
+        assert code == 0, err
     plain, ray = json.loads(out)["ways"]
     assert (plain["name"], ray["name"]) == ("plain processes", "Ray")
     assert plain["weights"] == ray["weights"] == 3 * (4_000_000 // 3 // 2048) * 2048
